@@ -1,0 +1,154 @@
+"""The manifest: one JSON object per line, one line per clip.
+
+A data set is a folder with a `manifest.jsonl`. Paths in it are relative to that folder. Unknown keys are kept in
+`Clip.extra`, so that scores written by curation travel with the clip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kineograph.errors import DataError
+
+MANIFEST_NAME = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of a data set.
+
+    Attributes:
+        path: Video file, relative to the manifest's folder (or absolute).
+        caption: What the clip shows; may be empty.
+        fps: Frames per second; 0 for a single picture.
+        frames: Number of frames, at least 1.
+        width: Width in pixels.
+        height: Height in pixels.
+        source: Where the clip comes from.
+        licence: Licence of the clip's content.
+        split: `"train"` or the name of a test split.
+        extra: Further keys of the manifest line, such as scores.
+    """
+
+    path: str
+    caption: str
+    fps: float
+    frames: int
+    width: int
+    height: int
+    source: str = ""
+    licence: str = ""
+    split: str = "train"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+_REQUIRED = {"path": str, "caption": str, "fps": (int, float), "frames": int, "width": int, "height": int}
+_KNOWN = {f.name for f in fields(Clip)} - {"extra"}
+
+
+def clip_from_dict(row: object, where: str) -> Clip:
+    """Check one manifest object.
+
+    Args:
+        row: The decoded JSON value.
+        where: `file:line`, for the message.
+
+    Raises:
+        DataError: A required key is missing or has the wrong type.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object per line, got {type(row).__name__}.")
+    for key, kind in _REQUIRED.items():
+        if key not in row:
+            raise DataError(f"{where}: key '{key}' is missing. A clip needs: {', '.join(_REQUIRED)}.")
+        if not isinstance(row[key], kind) or isinstance(row[key], bool):
+            raise DataError(f"{where}: key '{key}' has the value {row[key]!r}, which is not of the right type.")
+    if row["frames"] < 1 or row["width"] < 1 or row["height"] < 1 or row["fps"] < 0:
+        raise DataError(f"{where}: frames, width and height must be at least 1 and fps at least 0.")
+    known = {key: value for key, value in row.items() if key in _KNOWN}
+    return Clip(**known, extra={key: value for key, value in row.items() if key not in _KNOWN})
+
+
+def manifest_path(place: str | Path) -> Path:
+    """Return the manifest file of a data-set folder (or the file itself).
+
+    Raises:
+        DataError: There is none.
+    """
+    path = Path(place)
+    file = path / MANIFEST_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"No data set at '{place}': there is no {MANIFEST_NAME}. "
+            "Make one with `kineograph data emoji -o DIR`, `kineograph data import` or `kineograph curate`."
+        )
+    return file
+
+
+def iterate_manifest(place: str | Path) -> Iterator[tuple[int, Clip]]:
+    """Yield `(line number, clip)`; raises `DataError` at the first bad line."""
+    file = manifest_path(place)
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{file}:{number}: not valid JSON ({error.msg} at column {error.colno}).") from error
+            yield number, clip_from_dict(row, f"{file}:{number}")
+
+
+def read_manifest(place: str | Path, split: str | None = None) -> list[Clip]:
+    """Read a data set's clips.
+
+    Args:
+        place: A folder with `manifest.jsonl`, or the file.
+        split: Keep only this split; None keeps all.
+
+    Returns:
+        The clips in file order.
+
+    Raises:
+        DataError: No manifest, a bad line, or no clip (of that split).
+    """
+    clips = [clip for _, clip in iterate_manifest(place)]
+    kept = [clip for clip in clips if split is None or clip.split == split]
+    if not kept:
+        splits = sorted({clip.split for clip in clips})
+        raise DataError(f"The data set at '{place}' has no clip" + (f" of split '{split}'; its splits: {splits}." if split else "."))
+    return kept
+
+
+def clip_to_dict(clip: Clip) -> dict[str, Any]:
+    """Return the JSON object of a clip, extras at the top level."""
+    row = asdict(clip)
+    return {**{k: v for k, v in row.items() if k != "extra"}, **row["extra"]}
+
+
+def write_manifest(place: str | Path, clips: Iterable[Clip]) -> Path:
+    """Write a manifest atomically.
+
+    Args:
+        place: The data set's folder, or the manifest file.
+        clips: The clips, in the order to write.
+
+    Returns:
+        The manifest file.
+    """
+    path = Path(place)
+    file = path if path.suffix == ".jsonl" else path / MANIFEST_NAME
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    with part.open("w", encoding="utf-8") as out:
+        for clip in clips:
+            out.write(json.dumps(clip_to_dict(clip), ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(file)
+    return file
