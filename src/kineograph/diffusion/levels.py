@@ -1,0 +1,58 @@
+"""The noise levels that a sampler visits, in one form for every process.
+
+A process, whatever its name, corrupts data as `x = alpha * x0 + sigma * noise`. Variance-preserving diffusion has
+`alpha**2 + sigma**2 = 1`, variance-exploding diffusion and EDM have `alpha = 1`, flow matching has `alpha = 1 - t` and
+`sigma = t`. A sampler needs no more than the levels it walks through and the time that the denoiser is told at each:
+so one DDIM, one Heun and one DPM-Solver++ serve them all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kineograph.errors import InputError
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels from the noisiest to the last, as plain floats, so that a step never waits for a device.
+
+    Attributes:
+        t: Times told to the denoiser, in the process's own unit; one per level.
+        alpha: Factors of the data, at least 0; one per level.
+        sigma: Standard deviations of the noise, at least 0, falling relative to alpha; one per level.
+    """
+
+    t: tuple[float, ...]
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.t) == len(self.alpha) == len(self.sigma):
+            raise InputError(
+                f"Levels need as many t as alpha and sigma, not {len(self.t)}, {len(self.alpha)} and {len(self.sigma)}."
+            )
+        if len(self.t) < 2:
+            raise InputError("Levels need at least two entries: where the walk starts and where it ends.")
+        falling = zip(self.log_snr, self.log_snr[1:], strict=False)
+        if any(not earlier < later for earlier, later in falling):
+            raise InputError(
+                "Levels must run from noise to data: each with a higher alpha / sigma than the one before."
+            )
+
+    def __len__(self) -> int:
+        """Return the number of steps, one less than the number of levels."""
+        return len(self.t) - 1
+
+    @property
+    def log_snr(self) -> tuple[float, ...]:
+        """Half-log signal-to-noise ratios `log(alpha / sigma)` ("lambda" in DPM-Solver), infinite at either end."""
+        return tuple(half_log_snr(alpha, sigma) for alpha, sigma in zip(self.alpha, self.sigma, strict=True))
+
+
+def half_log_snr(alpha: float, sigma: float) -> float:
+    """Return `log(alpha / sigma)`, with the limits at alpha = 0 (-inf) and sigma = 0 (inf)."""
+    if sigma == 0:
+        return math.inf
+    return math.log(alpha / sigma) if alpha > 0 else -math.inf

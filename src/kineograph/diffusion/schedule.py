@@ -1,0 +1,221 @@
+"""Discrete variance-preserving schedules: how much noise each of T timesteps adds.
+
+Everything follows from one table, `alphas_cumprod` (the share of the variance that is still data): betas are only a
+way to write it down. Tables are float64 on the CPU; what a network or a loss needs is handed out as float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from kineograph.diffusion.levels import Levels
+from kineograph.errors import InputError, unknown
+
+Spacing = Literal["trailing", "leading", "linspace"]
+SPACINGS = ("trailing", "leading", "linspace")
+BETA_RANGES = {
+    "linear": (1e-4, 0.02),  # Ho et al. 2020, arXiv:2006.11239, sec. 4
+    "scaled_linear": (0.00085, 0.012),  # Rombach et al. 2022, arXiv:2112.10752, released configurations
+    "cosine": (0.0, 0.999),  # Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.2: only the upper clip
+    "sigmoid": (1e-4, 0.02),  # Xu et al. 2022 (GeoDiff), arXiv:2203.02923, released code
+}
+
+
+def beta_schedule(
+    kind: str, num_timesteps: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+) -> Tensor:
+    """Return the noise variance that each timestep adds.
+
+    Args:
+        kind: `"linear"`, `"scaled_linear"` (linear in the square root), `"cosine"` (diffusers' `squaredcos_cap_v2`)
+            or `"sigmoid"`.
+        num_timesteps: Length T of the schedule.
+        beta_start: First beta, in (0, 1); by default the published value of the kind. Unused by `"cosine"`.
+        beta_end: Last beta; for `"cosine"` the upper clip.
+
+    Returns:
+        Betas, float64 (T,), each in [0, 1].
+
+    Raises:
+        InputError: The kind is unknown or the range is not within [0, 1].
+    """
+    if kind not in BETA_RANGES:
+        raise unknown("beta schedule", kind, BETA_RANGES)
+    start = BETA_RANGES[kind][0] if beta_start is None else beta_start
+    end = BETA_RANGES[kind][1] if beta_end is None else beta_end
+    if not (0 <= start <= end <= 1 and num_timesteps >= 1):
+        raise InputError(
+            f"Betas must rise within [0, 1] over at least one timestep, not {start}..{end} over {num_timesteps}."
+        )
+    if kind == "linear":
+        return torch.linspace(start, end, num_timesteps, dtype=torch.float64)
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, num_timesteps, dtype=torch.float64) ** 2
+    if kind == "sigmoid":
+        return torch.sigmoid(torch.linspace(-6, 6, num_timesteps, dtype=torch.float64)) * (end - start) + start
+    return _cosine_betas(num_timesteps, end)
+
+
+def _cosine_betas(num_timesteps: int, max_beta: float) -> Tensor:
+    """Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, with s = 0.008."""
+    t = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+    alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A discrete variance-preserving process: `x_t = sqrt(alphas_cumprod[t]) x0 + sqrt(1 - alphas_cumprod[t]) noise`.
+
+    Attributes:
+        alphas_cumprod: Share of data variance left at each timestep, float64 (T,), never rising, in [0, 1].
+        recipe: How the table was made (`kind`, `beta_start`, ...), or None; it only keeps `to_dict` short.
+    """
+
+    alphas_cumprod: Tensor
+    recipe: Mapping[str, Any] | None = None
+    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        table = self.alphas_cumprod.detach().to("cpu", torch.float64)
+        object.__setattr__(self, "alphas_cumprod", table)
+        if table.ndim != 1 or len(table) == 0 or not bool(((table >= 0) & (table <= 1)).all()):
+            raise InputError("alphas_cumprod must be one row of values in [0, 1].")
+        if bool((table.diff() > 0).any()):
+            raise InputError("alphas_cumprod must never rise: timestep 0 is the cleanest.")
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> Schedule:
+        """Build the schedule whose timestep t adds noise of variance `betas[t]`."""
+        return cls(torch.cumprod(1 - betas.to(torch.float64), dim=0))
+
+    @classmethod
+    def named(
+        cls, kind: str, num_timesteps: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+    ) -> Schedule:
+        """Build a schedule from `beta_schedule`'s arguments and remember them."""
+        table = torch.cumprod(1 - beta_schedule(kind, num_timesteps, beta_start, beta_end), dim=0)
+        recipe = {"kind": kind, "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
+        return cls(table, recipe)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number T of timesteps."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def betas(self) -> Tensor:
+        """Variance that each timestep adds, float64 (T,)."""
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        return 1 - self.alphas_cumprod / before
+
+    def rescale_zero_terminal_snr(self) -> Schedule:
+        """Return this schedule with no data left at the last timestep.
+
+        Source: Lin et al. 2023, arXiv:2305.08891, algorithm 1.
+        """
+        root = self.alphas_cumprod.sqrt()
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        recipe = None if self.recipe is None else {**self.recipe, "zero_terminal_snr": True}
+        return Schedule(root**2, recipe)
+
+    @overload
+    def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def alpha_sigma(self, timesteps: float) -> tuple[float, float]: ...
+    def alpha_sigma(self, timesteps: Tensor | float) -> tuple[Tensor, Tensor] | tuple[float, float]:
+        """Return the factors of data and noise, `x_t = alpha * x0 + sigma * noise`.
+
+        Args:
+            timesteps: Integer timesteps in [0, T), a tensor of any shape and device, or one number.
+
+        Returns:
+            alpha and sigma: float32 tensors of the same shape and device, or two floats for one number.
+
+        Raises:
+            InputError: A single number is not an integer in [0, T).
+        """
+        if isinstance(timesteps, Tensor):
+            alpha, sigma = self._on(timesteps.device)
+            return alpha[timesteps.long()], sigma[timesteps.long()]
+        if timesteps != int(timesteps) or not 0 <= timesteps < self.num_timesteps:
+            raise InputError(f"A timestep is an integer from 0 to {self.num_timesteps - 1}, not {timesteps}.")
+        share = float(self.alphas_cumprod[int(timesteps)])
+        return math.sqrt(share), math.sqrt(1 - share)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._tables:
+            pair = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
+            self._tables[device] = pair[0].to(device, torch.float32), pair[1].to(device, torch.float32)
+        return self._tables[device]
+
+    def timesteps(self, num_steps: int, spacing: str = "trailing", steps_offset: int = 0) -> Tensor:
+        """Choose timesteps for a sampler, from the noisiest down.
+
+        Args:
+            num_steps: How many, in [1, T].
+            spacing: `"trailing"` starts at T - 1 (right for zero terminal SNR), `"leading"` ends at 0, `"linspace"`
+                holds both ends. Source: Lin et al. 2023, arXiv:2305.08891, table 2.
+            steps_offset: Added to every timestep of `"leading"`; Stable Diffusion 1 and 2 use 1.
+
+        Returns:
+            Timesteps, int64 (num_steps,), strictly falling.
+
+        Raises:
+            InputError: The spacing is unknown, or there are not that many timesteps.
+        """
+        total = self.num_timesteps
+        if not 1 <= num_steps <= total:
+            raise InputError(f"num_steps must be from 1 to {total}, the timesteps of the schedule, not {num_steps}.")
+        index = torch.arange(num_steps, dtype=torch.float64)
+        if spacing == "trailing":
+            return (total - index * (total / num_steps)).round().long() - 1
+        if spacing == "linspace":
+            return torch.linspace(0, total - 1, num_steps, dtype=torch.float64).round().long().flip(0)
+        if spacing == "leading":
+            chosen = index.long().flip(0) * (total // num_steps) + steps_offset
+            return chosen.clamp(max=total - 1)
+        raise unknown("timestep spacing", spacing, SPACINGS)
+
+    def levels(self, timesteps: Tensor | Sequence[int], final_alpha_cumprod: float = 1.0) -> Levels:
+        """Return the noise levels at these timesteps, and after them the one where sampling ends.
+
+        Args:
+            timesteps: Falling timesteps in [0, T), such as `schedule.timesteps(50)`.
+            final_alpha_cumprod: Share of data at the end: 1 is clean data (diffusers' `set_alpha_to_one`).
+        """
+        chosen = [int(timestep) for timestep in timesteps]
+        share = [float(self.alphas_cumprod[timestep]) for timestep in chosen] + [final_alpha_cumprod]
+        return Levels(
+            t=(*(float(timestep) for timestep in chosen), 0.0),
+            alpha=tuple(math.sqrt(a) for a in share),
+            sigma=tuple(math.sqrt(1 - a) for a in share),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description: the recipe where there is one, else the table."""
+        return {"alphas_cumprod": self.alphas_cumprod.tolist()} if self.recipe is None else dict(self.recipe)
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Schedule:
+        """Rebuild what `to_dict` described.
+
+        Raises:
+            InputError: A field is unknown.
+        """
+        fields = dict(description)
+        if "alphas_cumprod" in fields and len(fields) == 1:
+            return cls(torch.tensor(fields["alphas_cumprod"], dtype=torch.float64))
+        allowed = ("kind", "num_timesteps", "beta_start", "beta_end", "zero_terminal_snr")
+        for name in fields:
+            if name not in allowed:
+                raise unknown("field of a schedule", name, (*allowed, "alphas_cumprod"))
+        rescale = fields.pop("zero_terminal_snr", False)
+        schedule = cls.named(**fields)
+        return schedule.rescale_zero_terminal_snr() if rescale else schedule
