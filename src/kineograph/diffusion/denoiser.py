@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from kineograph.diffusion.parameterization import to_x0
+from kineograph.diffusion.parameterization import Kind, expand, row
+from kineograph.diffusion.process import Process
 
 Network = Callable[[Tensor, Any, Any], Tensor]
 
@@ -31,29 +32,25 @@ class Denoiser(Protocol):
         ...
 
 
-class Process(Protocol):
-    """Anything that knows its noise levels, such as `Schedule`."""
-
-    def alpha_sigma(self, timesteps: Any) -> tuple[Any, Any]:
-        """Return alpha and sigma at these times, tensors for a tensor and floats for a number."""
-        ...
-
-
 @dataclass(frozen=True)
 class NetworkDenoiser:
     """A denoiser from a network and the kind of its prediction.
 
     Attributes:
-        network: `network(x, t, condition) -> output`; t is handed on as it came.
+        network: `network(c_in * x, c_noise, condition) -> output`; a kind without c_noise tells it t as it came.
         process: Gives alpha and sigma at t.
-        kind: A row of `parameterization.KINDS`.
+        kind: A row of `parameterization.KINDS`, by name or itself.
     """
 
     network: Network
     process: Process
-    kind: str
+    kind: str | Kind
 
     def __call__(self, x: Tensor, t: Any, condition: Any = None, /) -> Tensor:
         """Run the network and return the clean data that its output means, in the dtype of x."""
+        kind = row(self.kind)
         alpha, sigma = self.process.alpha_sigma(t)
-        return to_x0(self.kind, x, self.network(x, t, condition).to(x.dtype), alpha, sigma)
+        told = t if kind.c_noise is None else kind.c_noise(alpha, sigma)
+        alpha, sigma = expand(alpha, x), expand(sigma, x)
+        scaled = x if kind.c_in is None else (kind.c_in(alpha, sigma) * x).to(x.dtype)
+        return kind.to_x0(x, self.network(scaled, told, condition).to(x.dtype), alpha, sigma).to(x.dtype)

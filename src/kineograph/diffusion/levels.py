@@ -9,8 +9,11 @@ so one DDIM, one Heun and one DPM-Solver++ serve them all.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from kineograph.diffusion.process import Process
 from kineograph.errors import InputError
 
 
@@ -41,11 +44,31 @@ class Levels:
                 "Levels must run from noise to data: each with a higher alpha / sigma than the one before."
             )
 
+    @classmethod
+    def of(cls, process: Process, times: Sequence[float]) -> Levels:
+        """Return the levels of a process at these times, the last of which is where sampling ends.
+
+        Example:
+            `Levels.of(VarianceExploding(), [*karras_sigmas(18), 0.0])` are the levels of EDM,
+            `Levels.of(Flow(), [*uniform_times(50), 0.0])` those of a flow.
+        """
+        pairs = [process.alpha_sigma(float(t)) for t in times]
+        return cls(tuple(map(float, times)), tuple(alpha for alpha, _ in pairs), tuple(sigma for _, sigma in pairs))
+
     def __len__(self) -> int:
         """Return the number of steps, one less than the number of levels."""
         return len(self.t) - 1
 
-    @property
+    def pair(self, i: int) -> tuple[float, float, float, float]:
+        """Return alpha and sigma where step i starts, then alpha and sigma where it ends."""
+        return self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]
+
+    @cached_property
+    def rises(self) -> tuple[float, ...]:
+        """How far the half-log SNR rises in each step ("h" in DPM-Solver), infinite onto clean data."""
+        return tuple(after - before for before, after in zip(self.log_snr, self.log_snr[1:], strict=False))
+
+    @cached_property
     def log_snr(self) -> tuple[float, ...]:
         """Half-log signal-to-noise ratios `log(alpha / sigma)` ("lambda" in DPM-Solver), infinite at either end."""
         return tuple(half_log_snr(alpha, sigma) for alpha, sigma in zip(self.alpha, self.sigma, strict=True))

@@ -6,6 +6,7 @@ way to write it down. Tables are float64 on the CPU; what a network or a loss ne
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Schedule:
 
     alphas_cumprod: Tensor
     recipe: Mapping[str, Any] | None = None
+    _lists: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -182,6 +184,40 @@ class Schedule:
             chosen = index.long().flip(0) * (total // num_steps) + steps_offset
             return chosen.clamp(max=total - 1)
         raise unknown("timestep spacing", spacing, SPACINGS)
+
+    @property
+    def ratios(self) -> Tensor:
+        """Noise-to-data ratios sigma / alpha of all timesteps ("sigmas" in k-diffusion and EDM), float64 (T,)."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    def timestep_at(self, ratio: float, interpolation: str = "log") -> float:
+        """Return the timestep, whole or between two, at which sigma / alpha has this value, clamped to [0, T - 1].
+
+        Args:
+            ratio: Noise-to-data ratio, above 0.
+            interpolation: `"log"` interpolates the logarithm of the ratio (k-diffusion), `"linear"` the ratio itself.
+
+        Raises:
+            InputError: The interpolation is unknown.
+        """
+        if interpolation not in ("log", "linear"):
+            raise unknown("interpolation", interpolation, ("log", "linear"))
+        table = self._ratio_list(interpolation)
+        value = math.log(ratio) if interpolation == "log" else ratio
+        above = min(max(bisect.bisect_right(table, value), 1), len(table) - 1)
+        low, high = table[above - 1], table[above]
+        return above - 1 + min(max((value - low) / (high - low), 0.0), 1.0)
+
+    def _ratio_list(self, interpolation: str) -> list[float]:
+        if interpolation not in self._lists:
+            self._lists[interpolation] = (self.ratios.log() if interpolation == "log" else self.ratios).tolist()
+        return self._lists[interpolation]
+
+    def ratio_at(self, timestep: float) -> float:
+        """Return sigma / alpha at a timestep, linearly interpolated where it is not whole (k-diffusion, diffusers)."""
+        table = self._ratio_list("linear")
+        below = min(max(int(timestep), 0), len(table) - 2)
+        return table[below] + (timestep - below) * (table[below + 1] - table[below])
 
     def levels(self, timesteps: Tensor | Sequence[int], final_alpha_cumprod: float = 1.0) -> Levels:
         """Return the noise levels at these timesteps, and after them the one where sampling ends.
