@@ -1,0 +1,1 @@
+"""The time axis: temporal layers and where they enter an image network."""

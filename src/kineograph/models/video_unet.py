@@ -1,0 +1,266 @@
+"""A video network: an image network of diffusers with a time axis, called on clips.
+
+On disk it is the image network in diffusers' own layout, with time beside it:
+
+    unet/config.json, unet/diffusion_pytorch_model.safetensors    loads in diffusers as the image model
+    temporal.json, temporal.safetensors                           the plan and the temporal weights
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.temporal.frames import Clip, clip_of
+from kineograph.temporal.inflate import (
+    inflate,
+    load_spatial_state_dict,
+    load_temporal_state_dict,
+    spatial_state_dict,
+    temporal_state_dict,
+)
+from kineograph.temporal.plan import Plan
+
+FORMAT = "kineograph.temporal/1"
+UNETS = ("UNet2DConditionModel", "UNet2DModel")
+
+
+class VideoUNet(nn.Module):
+    """An image U-Net that sees clips.
+
+    Args:
+        unet: A diffusers `UNet2DConditionModel` or `UNet2DModel`, inflated here, in place.
+        plan: Where time enters. None: a plain image network applied to each frame.
+    """
+
+    def __init__(self, unet: Any, plan: Plan | None = None):
+        super().__init__()
+        self.unet = inflate(unet, plan) if plan else unet
+        self.plan = plan
+        self._temporal = True
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor | float,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        *,
+        num_images: int = 0,
+        class_labels: Tensor | None = None,
+        added_conditions: Mapping[str, Tensor] | None = None,
+        down_residuals: Sequence[Tensor] | None = None,
+        mid_residual: Tensor | None = None,
+    ) -> Tensor:
+        """Predict what the network was trained to predict, for every frame of every clip.
+
+        Args:
+            x: Noisy latents or pixels `(batch, frames, channels, height, width)`; one frame is an image.
+            timestep: Index of the noise level: one number, `(batch,)` or `(batch, frames)`.
+            context: Text tokens `(batch, tokens, channels)`, or per frame `(batch, frames, tokens, channels)`.
+            context_mask: True where a token counts, `(batch, tokens)` or `(batch, frames, tokens)`.
+            num_images: The last so many frames are independent images that temporal layers pass by.
+            class_labels: Class or noise level `(batch, ...)`, for networks that take one.
+            added_conditions: diffusers' `added_cond_kwargs`, each `(batch, ...)`; Stable Diffusion XL has
+                `text_embeds` and `time_ids`.
+            down_residuals: ControlNet residuals, each `(batch, frames, channels, height, width)`.
+            mid_residual: ControlNet's residual of the mid block, shaped alike.
+
+        Returns:
+            `(batch, frames, channels, height, width)`.
+
+        Raises:
+            InputError: An axis does not fit.
+        """
+        batch, frames = self._check(x)
+        clip = Clip(frames, num_images, self._temporal)
+        arguments: dict[str, Any] = {"class_labels": _per_frame(class_labels, batch, frames, 0, "class_labels")}
+        if context is not None:
+            arguments["encoder_hidden_states"] = _per_frame(context, batch, frames, 2, "context")
+            arguments["encoder_attention_mask"] = _per_frame(context_mask, batch, frames, 1, "context_mask")
+        if added_conditions is not None:
+            arguments["added_cond_kwargs"] = {
+                name: torch.as_tensor(value).repeat_interleave(frames, 0) for name, value in added_conditions.items()
+            }
+        if down_residuals is not None:
+            arguments["down_block_additional_residuals"] = tuple(residual.flatten(0, 1) for residual in down_residuals)
+        if mid_residual is not None:
+            arguments["mid_block_additional_residual"] = mid_residual.flatten(0, 1)
+        folded = rearrange(x, "b f c h w -> (b f) c h w")
+        levels = _levels(timestep, batch, frames, x.device)
+        with clip_of(clip):
+            out = self.unet(folded, levels, return_dict=False, **arguments)[0]
+        return rearrange(out, "(b f) c h w -> b f c h w", b=batch)
+
+    def _check(self, x: Tensor) -> tuple[int, int]:
+        if x.ndim != 5 or x.shape[2] != self.unet.config["in_channels"]:
+            raise InputError(
+                f"A clip is (batch, frames, {self.unet.config['in_channels']} channels, height, width); "
+                f"got {tuple(x.shape)}."
+            )
+        return x.shape[0], x.shape[1]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of the image network."""
+        return self.unet.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return self.unet.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.unet.device
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute spatial blocks and temporal layers in backward instead of keeping their activations."""
+        self.unet.enable_gradient_checkpointing()
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep activations again."""
+        self.unet.disable_gradient_checkpointing()
+
+    @contextmanager
+    def temporal_off(self) -> Iterator[None]:
+        """Inside, this is the image network applied to each frame. Not for models shared between threads."""
+        before, self._temporal = self._temporal, False
+        try:
+            yield
+        finally:
+            self._temporal = before
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the network to a folder; each file appears whole or not at all.
+
+        Args:
+            directory: Folder to write to; made where it is missing.
+        """
+        root = Path(directory)
+        unet_dir = root / "unet"
+        unet_dir.mkdir(parents=True, exist_ok=True)
+        config = {"_class_name": type(self.unet).__name__, "_diffusers_version": diffusers.__version__}
+        config |= {key: value for key, value in json.loads(self.unet.to_json_string()).items() if key not in config}
+        _write_weights(unet_dir / "diffusion_pytorch_model.safetensors", spatial_state_dict(self.unet))
+        _write_text(unet_dir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if self.plan is not None:
+            _write_weights(root / "temporal.safetensors", temporal_state_dict(self.unet))
+            data = {"format": FORMAT, "plan": self.plan.to_dict()}
+            _write_text(root / "temporal.json", json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> VideoUNet:
+        """Read what `save_pretrained` wrote, or the `unet` folder of an image pipeline (then without time).
+
+        Args:
+            directory: Folder with `unet/` and, for a video network, `temporal.json` and `temporal.safetensors`.
+            dtype: Data type of the weights; None keeps float32.
+
+        Returns:
+            The network, in evaluation mode.
+
+        Raises:
+            WeightsError: A file is missing or malformed, keys do not fit, or a weight is NaN or infinite.
+        """
+        root = Path(directory)
+        config = _read_json(root / "unet" / "config.json")
+        name = config.get("_class_name", "UNet2DConditionModel")
+        if name not in UNETS:
+            raise unknown("image network class", name, UNETS, WeightsError)
+        unet = getattr(diffusers, name).from_config(config)
+        load_spatial_state_dict(unet, _read_weights(root / "unet" / "diffusion_pytorch_model.safetensors"))
+        model = cls(unet, _read_plan(root / "temporal.json"))
+        if model.plan is not None:
+            load_temporal_state_dict(unet, _read_weights(root / "temporal.safetensors"))
+        return model.to(dtype).eval()
+
+
+def _levels(timestep: Tensor | float, batch: int, frames: int, device: torch.device) -> Tensor:
+    """Return one timestep per folded frame."""
+    levels = torch.as_tensor(timestep, device=device)
+    if (
+        levels.ndim > 2
+        or (levels.ndim and levels.shape[0] not in (1, batch))
+        or levels.shape[1:] not in ((), (frames,))
+    ):
+        raise InputError(
+            f"timestep is one number, ({batch},) or ({batch}, {frames}) for this clip; got {tuple(levels.shape)}."
+        )
+    return levels.reshape(-1, 1 if levels.ndim < 2 else frames).expand(batch, frames).flatten()
+
+
+def _per_frame(value: Tensor | None, batch: int, frames: int, ndim: int, name: str) -> Tensor | None:
+    """Fold a condition: given per clip it is repeated for each frame, given per frame it is flattened.
+
+    Args:
+        value: `(batch, ...)` with `ndim` further axes, or `(batch, frames, ...)`; with `ndim` 0 always per clip.
+        batch: Clips.
+        frames: Frames per clip.
+        ndim: Axes of the condition of one frame.
+        name: For the message.
+    """
+    if value is None:
+        return None
+    if value.shape[0] != batch:
+        raise InputError(f"{name} has {value.shape[0]} entries on its first axis, the batch has {batch} clips.")
+    if ndim and value.ndim == ndim + 2:
+        if value.shape[1] != frames:
+            raise InputError(f"{name} is given for {value.shape[1]} frames, the clips have {frames}.")
+        return value.flatten(0, 1)
+    return value.repeat_interleave(frames, 0)
+
+
+def _write_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({key: value.detach().contiguous() for key, value in state_dict.items()}, partial, {"format": "pt"})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _read_plan(path: Path) -> Plan | None:
+    """Read the plan; a folder without one is an image network."""
+    if not path.exists():
+        return None
+    data = _read_json(path)
+    if data.get("format") != FORMAT:
+        raise WeightsError(f"{path} has format '{data.get('format')}'; this version reads '{FORMAT}'.")
+    return Plan.from_dict(data["plan"])

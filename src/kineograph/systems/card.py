@@ -1,0 +1,91 @@
+"""What every published system brings: a card, a configuration, presets, a way to build it and its key maps.
+
+Light to import: no torch here, nor at the top of a system's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kineograph.errors import unknown
+
+if TYPE_CHECKING:
+    from kineograph.models.video_unet import VideoUNet
+    from kineograph.systems.keys import KeyMap
+
+
+@dataclass(frozen=True)
+class Card:
+    """Who made a system, under which terms, and what it adds to an image model.
+
+    Attributes:
+        title: Title of the paper.
+        authors: First authors and "et al.".
+        year: Year of the first version.
+        arxiv: Identifier such as `"2308.06571"`; empty where there is none.
+        code: Address of the original code; empty where none was published.
+        code_license: Licence of that code.
+        weights_license: Licence of the released weights; empty where none were released.
+        adds: What it adds to an image model, one sentence per choice.
+        differs: How this implementation differs from the paper or the code; empty if it does not.
+        evidence: `"parity"`: equal to the original code on the same weights; `"paper"`: re-implemented from the paper.
+    """
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+    code: str
+    code_license: str
+    weights_license: str
+    adds: tuple[str, ...]
+    differs: tuple[str, ...] = ()
+    evidence: str = "parity"
+
+
+@dataclass(frozen=True)
+class System:
+    """One published system.
+
+    Attributes:
+        name: Name in the registry.
+        card: Its card.
+        config: Class of its configuration, a frozen dataclass.
+        presets: Named configurations; `"tiny"` builds within a second and runs on a CPU.
+        builder: `(config, image_unet or None) -> VideoUNet`; with an image U-Net it is inflated in place, without one a
+            fresh network of the configured size is made.
+        key_maps: Conversions of released weights, by the name of the layout.
+    """
+
+    name: str
+    card: Card
+    config: type
+    presets: Mapping[str, Any]
+    builder: Callable[[Any, Any], VideoUNet]
+    key_maps: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=dict)
+
+    def preset(self, name: str) -> Any:
+        """Return a named configuration.
+
+        Raises:
+            InputError: No such preset.
+        """
+        if name not in self.presets:
+            raise unknown(f"preset of {self.name}", name, self.presets)
+        return self.presets[name]
+
+    def build(self, config: Any = None, image_unet: Any = None) -> VideoUNet:
+        """Build the network.
+
+        Args:
+            config: A configuration, the name of a preset, or None for the first preset, the published one.
+            image_unet: An image U-Net to give time to, in place; None makes a fresh one of the configured size.
+
+        Returns:
+            The video network; its temporal layers start as the identity.
+        """
+        if config is None:
+            config = next(iter(self.presets.values()))
+        return self.builder(self.preset(config) if isinstance(config, str) else config, image_unet)

@@ -1,0 +1,128 @@
+"""Temporal transformers: attention along the frames at every position of the picture.
+
+The classes are our own instead of diffusers' `Attention`, and no parameter is called `to_q`, `proj_in` or the like:
+image tools look for those names (LoRA by suffix, attention processors by method) and must not find temporal layers.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from kineograph.temporal.attend import attend
+from kineograph.temporal.layer import TemporalLayer, zero
+from kineograph.temporal.norm import FrameGroupNorm, NormOver, divisor
+
+
+class FrameAttention(nn.Module):
+    """Multi-head attention over the frames of one position.
+
+    Args:
+        channels: Width of the tokens.
+        num_heads: Number of heads.
+        head_dim: Width of a head.
+        context_channels: Width of the tokens attended to; None attends to the frames themselves.
+    """
+
+    def __init__(self, channels: int, num_heads: int, head_dim: int, context_channels: int | None = None):
+        super().__init__()
+        self.num_heads = num_heads
+        inner = num_heads * head_dim
+        self.query = nn.Linear(channels, inner, bias=False)
+        self.key = nn.Linear(context_channels or channels, inner, bias=False)
+        self.value = nn.Linear(context_channels or channels, inner, bias=False)
+        self.output = nn.Linear(inner, channels)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attend from `x (positions, frames, channels)` to itself or to `context (positions, tokens, channels)`."""
+        source = x if context is None else context
+        return self.output(attend(self.query(x), self.key(source), self.value(source), self.num_heads))
+
+
+class FeedForward(nn.Module):
+    """GEGLU feed-forward network (Shazeer 2020, arXiv:2002.05202): widen fourfold, gate, narrow."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.widen = nn.Linear(channels, 8 * channels)
+        self.narrow = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., channels)` to the same shape."""
+        value, gate = self.widen(x).chunk(2, -1)
+        return self.narrow(value * F.gelu(gate))
+
+
+class FrameTransformerBlock(nn.Module):
+    """Two self-attentions over the frames and a feed-forward network, each after a LayerNorm and added back."""
+
+    def __init__(self, channels: int, num_heads: int, head_dim: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attend1 = FrameAttention(channels, num_heads, head_dim)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attend2 = FrameAttention(channels, num_heads, head_dim)
+        self.norm3 = nn.LayerNorm(channels)
+        self.feed_forward = FeedForward(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(positions, frames, channels)` to the same shape."""
+        x = x + self.attend1(self.norm1(x))
+        x = x + self.attend2(self.norm2(x))
+        return x + self.feed_forward(self.norm3(x))
+
+
+def head_split(channels: int, num_heads: int | None, head_dim: int | None) -> tuple[int, int]:
+    """Return `(num_heads, head_dim)`; a missing one follows from the channels, a misfit is lowered to a divisor."""
+    if num_heads and head_dim:
+        return num_heads, head_dim
+    if num_heads:
+        heads = divisor(channels, num_heads)
+        return heads, channels // heads
+    width = divisor(channels, head_dim or 64)
+    return channels // width, width
+
+
+class TemporalTransformer(TemporalLayer):
+    """ModelScopeT2V's temporal transformer (Wang et al. 2023, arXiv:2308.06571, section 3.3).
+
+    GroupNorm, linear projection in, blocks of two frame self-attentions and a feed-forward network, linear projection
+    out, residual. No positional code. The output projection starts at zero, so a fresh layer is the identity.
+
+    Args:
+        channels: Channels of the feature map.
+        num_heads: Number of heads; None: as many as fit.
+        head_dim: Width of a head; None: as wide as fits. Where both are given, the layer is so wide inside.
+        width: Width inside the layer as a share of `channels`; without effect where both of the above are given.
+        depth: Number of blocks.
+        norm_groups: Groups of the entry norm.
+        norm_over: Statistics of the entry norm: each frame, or the clip as in ModelScopeT2V.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int | None = None,
+        head_dim: int | None = 64,
+        width: float = 1.0,
+        depth: int = 1,
+        norm_groups: int = 32,
+        norm_over: NormOver = "clip",
+    ):
+        super().__init__()
+        heads, head_width = head_split(round(channels * width), num_heads, head_dim)
+        inner = heads * head_width
+        self.norm = FrameGroupNorm(channels, norm_groups, eps=1e-6, over=norm_over)
+        self.enter = nn.Linear(channels, inner)
+        self.blocks = nn.ModuleList(FrameTransformerBlock(inner, heads, head_width) for _ in range(depth))
+        self.leave = zero(nn.Linear(inner, channels))
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """Map folded frames `(batch * frames, channels, height, width)` to the same shape."""
+        tokens = rearrange(self.norm(x.flatten(2), num_frames), "b c f n -> (b n) f c")
+        tokens = self.enter(tokens)
+        for block in self.blocks:
+            tokens = block(tokens)
+        back = rearrange(self.leave(tokens), "(b n) f c -> (b f) c n", n=x.shape[2] * x.shape[3])
+        return x + back.unflatten(2, x.shape[2:])

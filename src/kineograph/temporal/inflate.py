@@ -1,0 +1,257 @@
+"""Give an image network a time axis, by surgery: a child named `temporal` and a stateless hook that runs it.
+
+    module.temporal = layer
+    module.register_forward_hook(run)
+
+No block is rewritten and no spatial key changes, so LoRA, DreamBooth, ControlNet and single-file weights of the image
+model still load. Temporal weights are exactly the keys that contain `.temporal.`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.temporal.attention import TemporalTransformer
+from kineograph.temporal.convolution import TemporalConvolution
+from kineograph.temporal.frames import carry_clip_through_checkpoints
+from kineograph.temporal.layer import TemporalLayer, run_layer
+from kineograph.temporal.plan import Part, Placement, Plan
+
+Network = TypeVar("Network", bound=nn.Module)
+
+LAYERS: Mapping[str, Callable[..., TemporalLayer]] = {
+    "temporal_transformer": TemporalTransformer,
+    "temporal_convolution": TemporalConvolution,
+}
+"""The layers a plan can name. Each takes `channels` first."""
+
+MARK = ".temporal."
+
+
+def inflate(network: Network, plan: Plan) -> Network:
+    """Add temporal layers to an image network, in place.
+
+    Args:
+        network: A diffusers U-Net (`UNet2DConditionModel`, `UNet2DModel`) or ControlNet.
+        plan: What goes where.
+
+    Returns:
+        The same network. On folded frames `(batch * frames, ...)` inside `clip_of(Clip(frames))` its temporal layers
+        relate the frames of each clip; they start as the identity.
+
+    Raises:
+        InputError: The network already has temporal layers, a placement finds no place, or two meet on one module.
+    """
+    if temporal_state_dict(network):
+        raise InputError("This network already has temporal layers. Remove them with strip(network) first.")
+    for placement in plan.placements:
+        _place(network, placement, skip_single_frame=plan.single_frame == "skip")
+    network.register_forward_pre_hook(_carry_clip)
+    return network
+
+
+def _place(network: nn.Module, placement: Placement, skip_single_frame: bool) -> None:
+    """Attach one new layer at every place the placement names."""
+    if placement.layer not in LAYERS:
+        raise unknown("temporal layer", placement.layer, LAYERS)
+    places = list(hook_points(network, placement))
+    if not places:
+        raise InputError(f"{type(network).__name__} has no '{placement.at}' in its {', '.join(placement.parts)} parts.")
+    for module in places:
+        if "temporal" in module._modules:
+            raise InputError(f"Two placements meet on one module: '{placement.at}' is already taken by another layer.")
+        layer = LAYERS[placement.layer](output_channels(module), **placement.options)
+        layer.skip_single_frame = skip_single_frame
+        module.temporal = layer.to(next(module.parameters()))
+        module.register_forward_hook(_HOOKS[layer.uses], with_kwargs=True)
+
+
+def strip(network: Network) -> Network:
+    """Remove all temporal layers and their hooks, in place; what remains is the image network."""
+    for module in list(network.modules()):
+        hooks = {**module._forward_hooks, **module._forward_pre_hooks}
+        for number, hook in hooks.items():
+            if hook in _OWN_HOOKS:
+                for table in (module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_pre_hooks):
+                    table.pop(number, None)
+        if isinstance(module._modules.get("temporal"), TemporalLayer):
+            del module.temporal
+    return network
+
+
+# Hook points
+
+
+def hook_points(network: nn.Module, placement: Placement) -> Iterator[nn.Module]:
+    """Yield the modules after which a placement's layers run, in the order of the forward pass."""
+    if placement.at == "conv_in":
+        yield network.get_submodule("conv_in")
+        return
+    for block in _blocks(network, placement.parts):
+        yield from _AT[placement.at](block)
+
+
+def _blocks(network: nn.Module, parts: Iterable[Part]) -> Iterator[nn.Module]:
+    """Yield the down, mid and up blocks of a U-Net or ControlNet."""
+    for part in ("down", "mid", "up"):
+        blocks = getattr(network, "mid_block" if part == "mid" else f"{part}_blocks", None)
+        if part in parts and blocks is not None:
+            yield from [blocks] if part == "mid" else blocks
+
+
+def _children(block: nn.Module, name: str) -> list[nn.Module | None]:
+    return list(getattr(block, name, None) or [])
+
+
+def _resnets(block: nn.Module) -> Iterator[nn.Module]:
+    yield from (resnet for resnet in _children(block, "resnets") if resnet is not None)
+
+
+def _attentions(block: nn.Module) -> Iterator[nn.Module]:
+    yield from (attention for attention in _children(block, "attentions") if attention is not None)
+
+
+def _pairs(block: nn.Module) -> Iterator[nn.Module]:
+    yield from list(_attentions(block)) or _resnets(block)
+
+
+def _transformer_blocks(block: nn.Module) -> Iterator[nn.Module]:
+    for attention in _attentions(block):
+        yield from (inner for inner in _children(attention, "transformer_blocks") if inner is not None)
+
+
+_AT: Mapping[str, Callable[[nn.Module], Iterator[nn.Module]]] = {
+    "resnet": _resnets,
+    "attention": _attentions,
+    "pair": _pairs,
+    "transformer_block": _transformer_blocks,
+}
+
+
+def output_channels(module: Any) -> int:
+    """Return the channels a module of a diffusers network puts out.
+
+    Raises:
+        InputError: The kind of module is not known here.
+    """
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    if hasattr(module, "conv2"):  # ResnetBlock2D, ResnetBlockCondNorm2D
+        return module.conv2.out_channels
+    if hasattr(module, "to_out"):  # Attention with its residual inside, as in DeepFloyd-IF
+        return module.to_out[0].out_features
+    if hasattr(module, "ff"):  # BasicTransformerBlock
+        return module.ff.net[-1].out_features
+    if hasattr(module, "in_channels"):  # Transformer2DModel
+        return module.in_channels
+    if hasattr(module, "attn2"):  # KAttentionBlock
+        return module.attn2.to_out[0].out_features
+    raise InputError(f"Temporal layers cannot be placed after a {type(module).__name__}: its width is not known.")
+
+
+# Hooks: stateless, so that a deep copy of the network runs its own layers
+
+
+def _run_after(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+    return _on_tensor(output, partial(run_layer, module.temporal))
+
+
+def _run_after_with_temb(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+    temb = kwargs["temb"] if "temb" in kwargs else args[1]
+    return _on_tensor(output, lambda x: run_layer(module.temporal, x, temb))
+
+
+def _run_after_with_context(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+    """Run after a transformer block; under gradient checkpointing its context arrives as the third argument."""
+    context = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+    return _on_tensor(output, lambda x: run_layer(module.temporal, x, context))
+
+
+def _carry_clip(network: nn.Module, args: tuple[Any, ...]) -> None:
+    """Before each forward pass that builds a graph: checkpoints, whenever they were enabled, must carry the clip."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        carry_clip_through_checkpoints(network)
+
+
+_HOOKS = {"": _run_after, "temb": _run_after_with_temb, "context": _run_after_with_context}
+_OWN_HOOKS = (*_HOOKS.values(), _carry_clip)
+
+
+def _on_tensor(output: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensor in a module's output: itself, first of a tuple, or `.sample`."""
+    if isinstance(output, Tensor):
+        return function(output)
+    if isinstance(output, tuple):
+        return (function(output[0]), *output[1:])
+    output.sample = function(output.sample)
+    return output
+
+
+# Weights
+
+
+def temporal_state_dict(network: nn.Module) -> dict[str, Tensor]:
+    """Return the temporal weights: the keys that contain `.temporal.`, which is all a motion file holds."""
+    return {key: value for key, value in network.state_dict().items() if MARK in key}
+
+
+def spatial_state_dict(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the image network, under the keys it had before inflation."""
+    return {key: value for key, value in network.state_dict().items() if MARK not in key}
+
+
+def load_temporal_state_dict(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load temporal weights; every key must fit.
+
+    Raises:
+        WeightsError: Keys are missing, unknown or of another shape, or a value is not finite.
+    """
+    load_checked(network, state_dict, temporal_state_dict(network), "temporal weights")
+
+
+def load_spatial_state_dict(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load the weights of the image network; every key must fit. See `load_temporal_state_dict`."""
+    load_checked(network, state_dict, spatial_state_dict(network), "image weights")
+
+
+def load_checked(
+    network: nn.Module, state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str
+) -> None:
+    """Copy `state_dict` into a network after checking it against the expected tensors.
+
+    Raises:
+        WeightsError: See `load_temporal_state_dict`; the message names `what` and example keys.
+    """
+    misfits = {k: v for k, v in state_dict.items() if k in expected and expected[k].shape != v.shape}
+    problems = [
+        _listed("missing", [key for key in expected if key not in state_dict]),
+        _listed("unknown", [key for key in state_dict if key not in expected]),
+        _listed("of another shape", [_shapes(key, value, expected[key]) for key, value in misfits.items()]),
+        _listed("not finite (NaN or infinity)", [key for key, value in state_dict.items() if not_finite(value)]),
+    ]
+    if any(problems):
+        raise WeightsError(f"The {what} do not fit this {type(network).__name__}: " + " ".join(filter(None, problems)))
+    network.load_state_dict(dict(state_dict), strict=False)
+
+
+def _shapes(key: str, given: Tensor, expected: Tensor) -> str:
+    return f"{key} {list(given.shape)} instead of {list(expected.shape)}"
+
+
+def not_finite(value: Tensor) -> bool:
+    """Say whether a floating tensor holds NaN or infinity."""
+    return value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all())
+
+
+def _listed(problem: str, keys: list[str], examples: int = 3) -> str:
+    """Return one sentence with a few example keys, or nothing."""
+    if not keys:
+        return ""
+    shown = ", ".join(keys[:examples]) + (", ..." if len(keys) > examples else "")
+    return f"{len(keys)} {'key is' if len(keys) == 1 else 'keys are'} {problem} ({shown})."
