@@ -31,14 +31,14 @@ class Step:
         num_steps: How many there are.
         t: Time the denoiser was told.
         x: The state after the step.
-        denoised: The estimate of the data that the step used.
+        denoised: The estimate of the data that the step used; None where a foreign scheduler does not say.
     """
 
     i: int
     num_steps: int
     t: float
     x: Tensor
-    denoised: Tensor
+    denoised: Tensor | None
 
 
 Callback = Callable[[Step], None]

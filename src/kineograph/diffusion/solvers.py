@@ -238,3 +238,94 @@ def unipc_weights(offsets: list[float], h: float, scale: float) -> list[float]:
         phi = phi / h - 1 / factorial
     matrix = torch.tensor(offsets, dtype=torch.float64) ** torch.arange(len(offsets), dtype=torch.float64)[:, None]
     return torch.linalg.solve(matrix, torch.tensor(b, dtype=torch.float64)).tolist()
+
+
+@torch.no_grad()
+def lms(
+    denoiser: Denoiser,
+    x: Tensor,
+    levels: Levels,
+    condition: Any = None,
+    *,
+    order: int = 4,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Linear multistep, Adams-Bashforth over sigma / alpha (k-diffusion, `sample_lms`).
+
+    The noise estimates of the last steps are joined by a polynomial, which is integrated exactly over the step.
+
+    Args:
+        denoiser: Estimates x0.
+        x: Noise at the first level (batch, ...).
+        levels: Where to go.
+        condition: Handed to the denoiser.
+        order: How many estimates, 1 to 4.
+        callback: Called after each step.
+
+    Returns:
+        x at the last level.
+    """
+    x, history = working(x), []
+    ratios = [sigma / alpha for alpha, sigma in zip(levels.alpha, levels.sigma, strict=True)]
+    for i in range(len(levels)):
+        alpha, sigma, alpha_to, _ = levels.pair(i)
+        denoised = denoiser(x, levels.t[i], condition)
+        history = [noise_of(x, denoised, alpha, sigma), *history[: order - 1]]
+        nodes = [ratios[i - k] for k in range(len(history))]
+        weights = _integrated_lagrange(nodes, ratios[i], ratios[i + 1])
+        slope = sum(weight * epsilon for weight, epsilon in zip(weights, history, strict=True))
+        x = alpha_to * (x / alpha + slope)
+        report(callback, levels, i, x, denoised)
+    return x
+
+
+def _integrated_lagrange(nodes: list[float], start: float, end: float) -> list[float]:
+    """Integrate over [start, end] each polynomial that is 1 at its own node and 0 at the others."""
+    width = end - start
+    powers = torch.arange(len(nodes), dtype=torch.float64)
+    matrix = ((torch.tensor(nodes, dtype=torch.float64) - start) / width) ** powers[:, None]
+    return (width * torch.linalg.solve(matrix, 1 / (powers + 1))).tolist()
+
+
+ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+
+
+@torch.no_grad()
+def plms(
+    denoiser: Denoiser,
+    x: Tensor,
+    levels: Levels,
+    condition: Any = None,
+    *,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Pseudo linear multistep: DDIM steps with the noise of up to four estimates (Liu et al. 2022, arXiv:2202.09778).
+
+    The first step is taken twice, the second time with the mean of the noise at both of its ends, as Stable Diffusion's
+    own sampler does; the paper starts with Runge-Kutta steps. One call a step, two in the first.
+
+    Args:
+        denoiser: Estimates x0.
+        x: Noise at the first level (batch, ...).
+        levels: Where to go.
+        condition: Handed to the denoiser.
+        callback: Called after each step.
+
+    Returns:
+        x at the last level.
+    """
+    x, history = working(x), []
+    for i in range(len(levels)):
+        alpha, sigma, alpha_to, sigma_to = levels.pair(i)
+        denoised = denoiser(x, levels.t[i], condition)
+        history = [noise_of(x, denoised, alpha, sigma), *history[:3]]
+        epsilon = history[0]
+        if len(history) > 1:
+            epsilon = sum(w * e for w, e in zip(ADAMS_BASHFORTH[len(history)], history, strict=True))
+        elif sigma_to > 0:
+            landed = alpha_to * denoised + sigma_to * epsilon
+            again = noise_of(landed, denoiser(landed, levels.t[i + 1], condition), alpha_to, sigma_to)
+            epsilon = (epsilon + again) / 2
+        x = alpha_to * (x - sigma * epsilon) / alpha + sigma_to * epsilon
+        report(callback, levels, i, x, denoised)
+    return x
