@@ -1,0 +1,38 @@
+"""Key maps."""
+
+import pytest
+import torch
+
+from kineograph.errors import WeightsError
+from kineograph.systems.keys import KeyMap, nest
+
+MAP = KeyMap(
+    pairs=nest([("down.{i}.temp.{j}.", "down.{i}.res.{j}.temporal.")], [("to_q.", "query."), ("norm", "norm")]),
+    drop=("down.{i}.temp.{j}.table",),
+)
+
+
+def weights(*keys):
+    return {key: torch.full((1,), float(n)) for n, key in enumerate(keys)}
+
+
+def test_renames_both_ways():
+    theirs = weights("down.3.temp.12.to_q.weight", "down.0.temp.1.norm1.bias", "down.0.res.1.conv.weight")
+    ours = MAP.to_ours(theirs)
+    assert list(ours) == ["down.3.res.12.temporal.query.weight", "down.0.res.1.temporal.norm1.bias", *list(theirs)[2:]]
+    assert MAP.to_theirs(ours) == theirs
+
+
+def test_dropped_keys_vanish():
+    assert not MAP.to_ours(weights("down.0.temp.1.table"))
+
+
+def test_unknown_keys_are_an_error_where_the_map_is_complete():
+    complete = KeyMap(MAP.pairs, rest="error", what="toy")
+    with pytest.raises(WeightsError, match=r"1 of 2 keys are not known in the toy layout.*stranger"):
+        complete.to_ours(weights("down.0.temp.1.to_q.weight", "stranger"))
+
+
+def test_collisions_are_an_error():
+    with pytest.raises(WeightsError, match="map to one"):
+        MAP.to_ours(weights("down.0.temp.1.to_q.weight", "down.0.res.1.temporal.query.weight"))
