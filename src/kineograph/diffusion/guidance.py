@@ -101,7 +101,7 @@ def _deviation(x: Tensor) -> Tensor:
 def interval_scale(scale: Scale, low: float, high: float) -> Callable[[Any], Scale]:
     """Guide only while low < t <= high, in the process's own time; elsewhere the scale is 1.
 
-    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 5, with t their sigma.
+    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, sec. 3, with t their sigma.
     """
     return lambda t: scale if low < float(t) <= high else 1.0
 
@@ -111,7 +111,7 @@ def oscillating_scale(
 ) -> Callable[[Any], float]:
     """Alternate between a strong and a weak scale after some steps of the strong one.
 
-    Source: Ho et al. 2022 (Imagen Video), arXiv:2210.02303, sec. 2.7: 15 and 1 in turn; saturates less.
+    Source: Ho et al. 2022 (Imagen Video), arXiv:2210.02303: 15 and 1 in turn; saturates less.
 
     Args:
         times: The times the denoiser will be told, `levels.t`.
@@ -126,7 +126,7 @@ def oscillating_scale(
 def linear_frame_scale(num_frames: int, first: float, last: float) -> Tensor:
     """Return a scale (1, frames) that grows along the clip.
 
-    Source: Blattmann et al. 2023 (SVD), arXiv:2311.15127, app. D.3: from 1 to 3, weak where the given frame is near.
+    Source: Blattmann et al. 2023 (SVD), arXiv:2311.15127, app. D: from 1 to 3, weak where the given frame is near.
     """
     return torch.linspace(first, last, num_frames)[None]
 
@@ -166,7 +166,7 @@ def text_and_image(
 def motion_free(
     denoiser: Denoiser, still: Denoiser, condition: Any, unconditional: Any, text_scale: Scale, motion_scale: Scale
 ) -> Denoiser:
-    """Guide by the text and by motion (Chen et al. 2023 (GenTron), arXiv:2312.04557, eq. 3).
+    """Guide by the text and by motion (Chen et al. 2023 (GenTron), arXiv:2312.04557, sec. 3.3).
 
     Args:
         denoiser: The video model.

@@ -74,7 +74,7 @@ VELOCITY = Kind(
     target=lambda x0, noise, alpha, sigma: noise - x0,
     to_x0=lambda x, velocity, alpha, sigma: (x - sigma * velocity) / (alpha + sigma),
 )
-# Blattmann et al. 2023 (SVD), arXiv:2311.15127, app. D.2: v, told sigma in EDM's way.
+# Blattmann et al. 2023 (SVD), arXiv:2311.15127, app. D: v, told sigma in EDM's way.
 # With alpha = 1: c_skip = 1 / (sigma^2 + 1), c_out = -sigma / sqrt(sigma^2 + 1), c_in = 1 / sqrt(sigma^2 + 1).
 SVD = Kind(target=V.target, to_x0=V.to_x0, c_in=unit_variance, c_noise=quarter_log)
 

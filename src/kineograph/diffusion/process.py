@@ -74,7 +74,7 @@ class CosineLogSNR:
 
     `log(alpha**2 / sigma**2) = -2 log tan(a t + b) + shift`, with a and b such that the unshifted values run from
     `log_snr_max` at t = 0 to `log_snr_min` at t = 1.
-    Source: Salimans & Ho 2022, arXiv:2202.00512, app. E; shift: Hoogeboom et al. 2023, arXiv:2301.11093, eq. 4.
+    Source: Salimans & Ho 2022, arXiv:2202.00512; shift: Hoogeboom et al. 2023, arXiv:2301.11093, sec. 2.
 
     Attributes:
         log_snr_min: Log signal-to-noise ratio of the noisiest time.
@@ -82,7 +82,7 @@ class CosineLogSNR:
         shift: Added everywhere; negative is noisier.
     """
 
-    log_snr_min: float = -20.0  # Ho et al. 2022 (VDM), arXiv:2204.03458, and Salimans & Ho 2022, app. E
+    log_snr_min: float = -20.0  # Ho et al. 2022 (VDM), arXiv:2204.03458, app. A
     log_snr_max: float = 20.0
     shift: float = 0.0
 

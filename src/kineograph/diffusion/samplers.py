@@ -103,7 +103,7 @@ def ddpm(
         condition: Handed to the denoiser.
         noise: Fresh noise for a state, such as a `ClipGenerators`.
         variance: `"small"` (posterior, "beta tilde"), `"large"` (forward, "beta"), or a number gamma in [0, 1] for
-            small^(1 - gamma) large^gamma (Salimans & Ho 2022, arXiv:2202.00512, eq. 5; Imagen Video).
+            small^(1 - gamma) large^gamma (Salimans & Ho 2022, arXiv:2202.00512; Imagen Video).
         callback: Called after each step.
 
     Returns:
@@ -217,7 +217,8 @@ def consistency(
         levels: Where to go.
         condition: Handed to the denoiser.
         noise: Fresh noise for a state.
-        gamma: Share of the next level that is fresh noise: 1 is consistency sampling (LCM), 0 is DDIM.
+        gamma: Share of the next level that is fresh noise: 1 is consistency sampling (LCM), 0 is DDIM, between
+            them the gamma-sampling of Kim et al. 2023 (CTM), arXiv:2310.02279.
         callback: Called after each step.
 
     Returns:

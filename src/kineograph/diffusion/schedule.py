@@ -117,6 +117,11 @@ class Schedule:
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
         return 1 - self.alphas_cumprod / before
 
+    def posterior_variance(self, timestep: int) -> float:
+        """Return the variance of x_{t-1} given x_t and x0, "beta tilde" (Ho et al. 2020, arXiv:2006.11239, eq. 7)."""
+        before = float(self.alphas_cumprod[timestep - 1]) if timestep > 0 else 1.0
+        return (1 - before) / (1 - float(self.alphas_cumprod[timestep])) * float(self.betas[timestep])
+
     def rescale_zero_terminal_snr(self) -> Schedule:
         """Return this schedule with no data left at the last timestep.
 
