@@ -19,12 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 from kineograph.data.manifest import Clip, write_manifest
 from kineograph.errors import DataError, InputError, KineographError, ResourceError, require
 
 PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))
 VERSION = "1.0.0"  # the published version of all four packages; pinned so that the data set is the same everywhere
+T = TypeVar("T")
+R = TypeVar("R")
 LICENCE = "MIT (Microsoft Fluent Emoji)"
 FPS = 1000 / 42  # every frame of the originals lasts 42 ms
 SKIN_TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
@@ -148,7 +151,10 @@ def npm_pack(package: str, directory: Path) -> Path:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     result = subprocess.run(
-        [npm, "pack", f"{package}@{VERSION}", "--pack-destination", str(staging)], capture_output=True, text=True, check=False
+        [npm, "pack", f"{package}@{VERSION}", "--pack-destination", str(staging)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     packed = sorted(staging.glob("*.tgz"))
     if result.returncode or not packed:
@@ -172,7 +178,9 @@ def iterate_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
                     assert content is not None
                     yield Path(member.name).stem, content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"'{archive}' is not a complete npm archive ({error}). Delete it and run the command again.") from error
+        raise DataError(
+            f"'{archive}' is not a complete npm archive ({error}). Delete it and run the command again."
+        ) from error
 
 
 # The data set ----------------------------------------------------------------------------------------------------
@@ -231,7 +239,9 @@ def obtain_emoji(
     clips = [_with_split(clip, HELD_OUT_SPLIT if clip.caption in test else "train") for clip in clips]
     manifest = write_manifest(out, clips)
     tested = sum(clip.split != "train" for clip in clips)
-    report = EmojiReport(len(clips), sum(c.frames > 1 for c in clips), len(clips) - tested, tested, skipped, str(manifest))
+    report = EmojiReport(
+        len(clips), sum(c.frames > 1 for c in clips), len(clips) - tested, tested, skipped, str(manifest)
+    )
     (out / "report.json").write_text(json.dumps(report.__dict__, indent=2) + "\n")
     return report
 
@@ -246,7 +256,9 @@ def _check_options(size: int, background: str) -> None:
         try:
             ImageColor.getrgb(background)
         except ValueError as error:
-            raise InputError(f"--background '{background}' is no colour. Use a name like white, #rrggbb, or transparent.") from error
+            raise InputError(
+                f"--background '{background}' is no colour. Use a name like white, #rrggbb, or transparent."
+            ) from error
 
 
 def _check_settings(out: Path, settings: dict[str, object]) -> None:
@@ -255,12 +267,16 @@ def _check_settings(out: Path, settings: dict[str, object]) -> None:
     if file.is_file():
         before = json.loads(file.read_text())
         if before != settings:
-            raise DataError(f"'{out}' was begun with {before}; now {settings} was asked. Use another folder or delete it.")
+            raise DataError(
+                f"'{out}' was begun with {before}; now {settings} was asked. Use another folder or delete it."
+            )
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings) + "\n")
 
 
-def _archive_files(store: Path, *, download: bool, progress: Callable[[int, int | None, str], None] | None) -> list[Path]:
+def _archive_files(
+    store: Path, *, download: bool, progress: Callable[[int, int | None, str], None] | None
+) -> list[Path]:
     """Return the four archives, downloading them if allowed."""
     store.mkdir(parents=True, exist_ok=True)
     files = []
@@ -319,7 +335,9 @@ def _convert_all(
     return clips, skipped
 
 
-def _bounded_map[T, R](pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 8) -> Iterator[R]:
+def _bounded_map(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 8
+) -> Iterator[R]:
     """Map in order with at most `ahead` results waiting, so that a fast reader does not fill memory."""
     waiting = []
     for item in items:

@@ -121,7 +121,9 @@ def read_manifest(place: str | Path, split: str | None = None) -> list[Clip]:
     kept = [clip for clip in clips if split is None or clip.split == split]
     if not kept:
         splits = sorted({clip.split for clip in clips})
-        raise DataError(f"The data set at '{place}' has no clip" + (f" of split '{split}'; its splits: {splits}." if split else "."))
+        raise DataError(
+            f"The data set at '{place}' has no clip" + (f" of split '{split}'; its splits: {splits}." if split else ".")
+        )
     return kept
 
 

@@ -1,0 +1,189 @@
+"""`kineograph train`: an autoencoder, a latent image model, or any system of the registry on top of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from kineograph.cli._output import emit, say
+from kineograph.errors import InputError
+from kineograph.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train one stage: `autoencoder`, then `latent-image`, then a system of the registry such as `modelscope`."""
+
+    stage: Annotated[Positional[str], arg(metavar="STAGE")]
+    """autoencoder, latent-image, or a system (see `kineograph systems`)."""
+    data: Path
+    """Data-set folder with manifest.jsonl."""
+    train: OmitArgPrefixes[TrainConfig]
+    base: Path | None = None
+    """What to build on: the autoencoder's run for latent-image, the image model's run or folder for a system."""
+    size: int = 128
+    """Edge of the square training frames, in pixels."""
+    sample_fps: float = 8.0
+    """Frames per second taken of each clip."""
+    max_frames: int = 24
+    """Frames taken of each clip, at most."""
+    background: str = "white"
+    """Colour under transparent frames."""
+    held_out: str = "held-out-combinations"
+    """Split that validation looks at beside training clips."""
+    cache: Path | None = None
+    """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
+    num_frames: int | None = None
+    """Frames per training clip, for a system (default: 16)."""
+    train_all: bool = False
+    """Train the image network as well, for a system."""
+    image_share: float | None = None
+    """Share of samples that are independent pictures, for a system (default: 0)."""
+    noise: str | None = None
+    """Noise across frames, for a system: iid, mixed or progressive (default: iid)."""
+    noise_alpha: float | None = None
+    """Strength of the shared noise, for a system (default: 1)."""
+    preset: str | None = None
+    """Preset of the system (default: its first)."""
+    set: tuple[str, ...] = ()
+    """Fields of the system's configuration to change, as name=value."""
+    caption_dropout: float = 0.1
+    """Share of samples trained without their caption."""
+    channels: tuple[int, ...] = ()
+    """Width of each level of a fresh autoencoder or image network (default: the bundled model's)."""
+    latent_channels: int | None = None
+    """Channels of a fresh autoencoder's latents (default: 8)."""
+    patch: int | None = None
+    """Pixel blocks folded into channels by the autoencoder (default: 2)."""
+    json: bool = False
+    """Print the result as one JSON document."""
+
+
+VIDEO_ONLY = ("num_frames", "image_share", "noise", "noise_alpha", "preset")
+
+
+def run(args: Args) -> int:
+    """Run, resume, dry-run or sanity-check a stage."""
+    from kineograph.training.recipes import IMAGE_STAGES
+
+    _check(args, IMAGE_STAGES)
+    if args.train.dry_run:
+        resolved = {"stage": args.stage, **asdict(args)}
+        emit(
+            json.loads(json.dumps(resolved, default=str)),
+            lambda: json.dumps(resolved, indent=2, default=str),
+            args.json,
+        )
+        return 0
+    import torch
+
+    torch.manual_seed(args.train.seed)
+    with _told() as progress:
+        task = _task(args, progress)
+    if args.train.sanity:
+        return _sanity(task, args)
+    from kineograph.training.loop import Trainer
+
+    result = Trainer(task, args.train).run()
+    emit(asdict(result) | {"run": str(args.train.output_dir)}, lambda: _summary(result, args), args.json)
+    return 0 if not result.stopped.startswith("signal") else 130
+
+
+def _check(args: Args, image_stages: tuple[str, ...]) -> None:
+    """Refuse flags that the stage would ignore, and bases that are missing."""
+    if args.stage not in image_stages:
+        from kineograph.systems import systems
+
+        known = list(systems())
+        if args.stage.lower().replace("-", "_") not in known:
+            from kineograph.errors import unknown
+
+            raise unknown("stage", args.stage, [*image_stages, *known])
+    else:
+        given = [name for name in VIDEO_ONLY if getattr(args, name) is not None] + ["train_all"] * args.train_all
+        if given or args.set:
+            name = (given or ["set"])[0].replace("_", "-")
+            raise InputError(f"--{name} is for systems; the stage '{args.stage}' trains on single frames.")
+    if args.stage == "autoencoder" and args.base is not None:
+        raise InputError("--base is for later stages; to start an autoencoder from other weights use --init-from.")
+    if args.stage != "autoencoder" and args.base is None:
+        what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
+        raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
+    if args.stage != "autoencoder" and (args.latent_channels is not None):
+        raise InputError("--latent-channels is the autoencoder's; later stages take it from --base.")
+
+
+def _task(args: Args, progress: Any) -> Any:
+    """Build the stage's task."""
+    from kineograph.training import recipes
+
+    data = recipes.DataConfig(
+        data=args.data,
+        size=args.size,
+        sample_fps=args.sample_fps,
+        max_frames=args.max_frames,
+        background=args.background,
+        held_out=args.held_out,
+        cache=args.cache,
+    )
+    if args.stage == "autoencoder":
+        task = recipes.autoencoder_task(
+            data, _changed(recipes.AutoencoderConfig(), args, "patch", "channels", "latent_channels"), progress
+        )
+    elif args.stage == "latent-image":
+        config = _changed(recipes.ImageConfig(), args, "channels", "caption_dropout")
+        task = recipes.latent_image_task(data, config, _part(args.base, "vae"), args.patch or 2, progress)
+    else:
+        config = _changed(recipes.VideoConfig(), args, *VIDEO_ONLY, "train_all", "set", "caption_dropout")
+        task = recipes.latent_video_task(args.stage, data, config, _part(args.base, ""), progress)
+    if args.train.init_from is not None:
+        recipes.start_from(task, args.train.init_from)
+    if args.train.gradient_checkpointing:
+        task.network.enable_gradient_checkpointing()
+    return task
+
+
+def _changed(config: Any, args: Args, *names: str) -> Any:
+    """Return a configuration with the flags that were given."""
+    given = {name: getattr(args, name) for name in names}
+    return replace(config, **{name: value for name, value in given.items() if value not in (None, ())})
+
+
+def _part(base: Path | None, name: str) -> Path:
+    """Return a part of a run directory or model folder: a run holds its model in `model/`."""
+    assert base is not None
+    folder = base / "model" if (base / "model").is_dir() else base
+    return folder / name if name and (folder / name).is_dir() else folder
+
+
+def _sanity(task: Any, args: Args) -> int:
+    """Overfit one sample and report."""
+    from kineograph.training.loop import sanity
+
+    result = sanity(task, args.train)
+    verdict = "passed" if result["passed"] else "FAILED: the loss did not halve; check data, conditioning and gradients"
+    text = f"Sanity check {verdict}: loss {result['first_loss']:.4f} -> {result['last_loss']:.4f} in {result['steps']} steps."
+    emit(result, text, args.json)
+    return 0 if result["passed"] else 1
+
+
+def _summary(result: Any, args: Args) -> str:
+    values = "  ".join(f"{name} {value:.4f}" for name, value in result.validation.items())
+    return f"{result.stopped} after step {result.step}; last loss {result.loss:.4f}  {values}\n{args.train.output_dir}"
+
+
+@contextmanager
+def _told() -> Iterator[Any]:
+    """Yield a progress callback that prints a line every few hundred items."""
+
+    def progress(done: int, total: int | None, what: str) -> None:
+        if done % 512 == 0 or done == total:
+            say(f"{what}: {done}" + (f" of {total}" if total else ""))
+
+    yield progress

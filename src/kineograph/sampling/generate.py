@@ -1,0 +1,274 @@
+"""From prompts to clips: load a model, sample latents, decode them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+import kineograph
+from kineograph.diffusion import samplers, solvers
+from kineograph.diffusion.guidance import classifier_free
+from kineograph.diffusion.levels import Levels
+from kineograph.diffusion.noise import ClipGenerators
+from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
+from kineograph.models.devices import best_device, has_bf16
+from kineograph.models.latent_video import LatentVideoModel, draw_noise, load_latent_video
+from kineograph.video import Video
+
+BUNDLED = Path(kineograph.__file__).parent / "bundled"
+MAX_SEED = 2**63 - 1
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddim": samplers.ddim,
+    "ddpm": samplers.ddpm,
+    "euler-ancestral": samplers.euler_ancestral,
+    "heun": solvers.heun,
+    "dpm++": solvers.dpm_solver_pp,
+    "unipc": solvers.unipc,
+}
+STOCHASTIC = ("ddpm", "euler-ancestral")
+Progress = Callable[[samplers.Step], None]
+
+
+class Model:
+    """A loaded text-to-video model.
+
+    Args:
+        parts: Network, autoencoder, text encoder and settings.
+
+    Example:
+        `clip = kineograph.load("emoji").generate("a juggling man", seed=0); clip.save("clip.mp4")`
+    """
+
+    def __init__(self, parts: LatentVideoModel) -> None:
+        self.parts = parts
+
+    @property
+    def settings(self):
+        """How the model wants to be used: size, frames, steps, guidance."""
+        return self.parts.settings
+
+    @overload
+    def generate(self, prompt: str, **settings: Any) -> Video: ...
+    @overload
+    def generate(self, prompt: Sequence[str], **settings: Any) -> list[Video]: ...
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str = "",
+        seed: int | Sequence[int] = 0,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+        fps: float | None = None,
+        precision: str = "auto",
+        callback: Progress | None = None,
+    ) -> Video | list[Video]:
+        """Make one clip per prompt.
+
+        Args:
+            prompt: A prompt, or several.
+            negative_prompt: What to steer away from.
+            seed: One number (clip i of several gets `seed + i`), or one per prompt, from 0 to 2**63 - 1. A clip depends
+                on its prompt and its own seed only, not on what else is in the batch.
+            num_frames: Frames; 1 makes a picture with the image model. None takes the trained number.
+            height: Pixels; None takes the trained size.
+            width: Pixels.
+            num_inference_steps: Steps of the sampler, 1 to 1000.
+            guidance_scale: 1 is no guidance; higher follows the prompt more closely.
+            sampler: A name of `SAMPLERS`.
+            fps: Frames per second written into the clip; None takes the trained rate.
+            precision: `"auto"`, `"bf16"` or `"fp32"`.
+            callback: Called after each step.
+
+        Returns:
+            A Video for a single prompt, a list for several. Prompt, seed and settings are in `Video.metadata`.
+
+        Raises:
+            InputError: A value is out of range.
+            KineographError: The network produced values that are not finite.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        own = self.settings
+        options = {
+            "num_frames": own.num_frames if num_frames is None else num_frames,
+            "height": height or own.height,
+            "width": width or own.width,
+            "num_inference_steps": num_inference_steps or own.num_inference_steps,
+            "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
+            "sampler": sampler or own.sampler,
+            "negative_prompt": negative_prompt,
+        }
+        seeds = _seeds(seed, prompts)
+        check_options(prompts, options, own.num_frames, self.parts.schedule.num_timesteps)
+        with _autocast(self.parts.device, precision):
+            latents = sample_latents(self.parts, prompts, seeds, options, callback)
+            check_finite(latents, "the denoiser")
+            frames = [self.parts.autoencoder.decode(clip[None])[0].float() for clip in latents]
+        made = {"model": own.name, "fps": fps or own.fps, **options, "versions": _versions()}
+        return _one_or_all(
+            prompt,
+            [
+                Video(check_finite(f, "the decoder").cpu(), fps or own.fps, metadata={"prompt": p, "seed": s, **made})
+                for f, p, s in zip(frames, prompts, seeds, strict=True)
+            ],
+        )
+
+
+def sample_latents(
+    parts: LatentVideoModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    options: dict[str, Any],
+    callback: Progress | None,
+) -> Tensor:
+    """Sample the latents of clips, one clip at a time so that a clip is the same in any batch, bit for bit.
+
+    Matrix products round differently for different batch sizes; a loop over clips costs little on a CPU and keeps the
+    promise that a seed is a clip.
+
+    Returns:
+        (prompts, frames, channels, height, width).
+    """
+    negative = parts.text([options["negative_prompt"]])
+    clips = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        clips.append(_sample_clip(parts, parts.text([prompt]), negative, seed, options, callback))
+    return torch.cat(clips)
+
+
+def _sample_clip(
+    parts: LatentVideoModel,
+    context: Tensor,
+    negative: Tensor,
+    seed: int,
+    options: dict[str, Any],
+    callback: Progress | None,
+) -> Tensor:
+    """Sample one clip `(1, frames, channels, height, width)`."""
+    shape = parts.latent_shape(options["num_frames"], options["height"], options["width"])
+    name = options["sampler"]
+    levels = parts.schedule.levels(parts.schedule.timesteps(options["num_inference_steps"]))
+    guided = classifier_free(parts.denoiser(), context, negative, options["guidance_scale"])
+    x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
+    extra = {"noise": ClipGenerators([seed])} if name in STOCHASTIC else {}
+    return SAMPLERS[name](guided, x, levels, callback=callback, **extra)
+
+
+def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frames: int, num_timesteps: int) -> None:
+    """Refuse what cannot be sampled, in the words of the flags.
+
+    Raises:
+        InputError: Names the flag, what was given and what is allowed.
+    """
+    if not prompts or any(not isinstance(prompt, str) or not prompt.strip() for prompt in prompts):
+        raise InputError('There is no prompt. Say what to show, such as: kineograph generate "a juggling man"')
+    if options["sampler"] not in SAMPLERS:
+        raise unknown("--sampler", options["sampler"], SAMPLERS)
+    steps, frames, scale = options["num_inference_steps"], options["num_frames"], options["guidance_scale"]
+    if not 1 <= steps <= num_timesteps:
+        raise InputError(f"--num-inference-steps must be from 1 to {num_timesteps}, not {steps}.")
+    if not 1 <= frames <= 4 * trained_frames:
+        raise InputError(
+            f"--num-frames must be from 1 to {4 * trained_frames} (trained with {trained_frames}), not {frames}."
+        )
+    if not 0 <= scale <= 100:
+        raise InputError(f"--guidance-scale must be from 0 to 100, not {scale}.")
+
+
+def check_finite(tensor: Tensor, phase: str) -> Tensor:
+    """Return the tensor, or refuse it if a value is NaN or infinite.
+
+    Raises:
+        KineographError: Names the phase.
+    """
+    if not bool(torch.isfinite(tensor).all()):
+        raise KineographError(
+            f"{phase} produced values that are not finite. Try --precision fp32; if it stays, the weights are damaged."
+        )
+    return tensor
+
+
+def _seeds(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int]:
+    """Return one seed per prompt."""
+    seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one per prompt.")
+    for value in seeds:
+        if not 0 <= value <= MAX_SEED:
+            raise InputError(f"--seed must be from 0 to 2**63 - 1, not {value}.")
+    return seeds
+
+
+def _one_or_all(prompt: str | Sequence[str], videos: list[Video]) -> Video | list[Video]:
+    return videos[0] if isinstance(prompt, str) else videos
+
+
+def _autocast(device: torch.device, precision: str):
+    """Return the autocast context for a precision wish."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise unknown("--precision", precision, ("auto", "bf16", "fp32"))
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16())
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that decide the numbers."""
+    return {"kineograph": kineograph.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def bundled() -> list[str]:
+    """List the names of the models inside the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
+
+
+def find(name: str | Path) -> Path:
+    """Return the folder of a bundled name or a local model.
+
+    Raises:
+        WeightsError: There is no such model.
+    """
+    folder = Path(name)
+    if (folder / "model_index.json").is_file():
+        return folder
+    if str(name) in bundled():
+        return BUNDLED / str(name)
+    raise WeightsError(
+        f"There is no model '{name}'{nearest(str(name), bundled())} Bundled: {', '.join(bundled()) or 'none'}; "
+        "or give a folder that holds model_index.json."
+    )
+
+
+def load(name: str | Path = "emoji", *, device: str | torch.device | None = None) -> Model:
+    """Load a model.
+
+    Args:
+        name: A bundled name, or a local model folder.
+        device: Where to put it; None takes the accelerator if there is one.
+
+    Returns:
+        The model, ready to `generate`.
+
+    Raises:
+        WeightsError: There is no such model, or its files do not fit.
+    """
+    model = Model(load_latent_video(find(name)))
+    model.parts.to(torch.device(device) if device is not None else best_device())
+    return model
+
+
+def generate(prompt: str | Sequence[str], *, model: str | Path = "emoji", **settings: Any) -> Video | list[Video]:
+    """Load a model and make one clip per prompt; settings as in `Model.generate`.
+
+    To make several clips one after another, `load` the model once and call its `generate`.
+    """
+    return load(model).generate(prompt, **settings)

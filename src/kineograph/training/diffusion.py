@@ -1,0 +1,206 @@
+"""Stages two and three: the latent image model, then time.
+
+With `num_frames=1` the samples are single frames and the whole network is trained (Rombach et al. 2022,
+arXiv:2112.10752, sec. 3.3). With more, the samples are clips and the parameters that are trainable are the caller's
+choice: the temporal layers only (Blattmann et al. 2023, arXiv:2304.08818, sec. 3.1), or all with still pictures mixed
+in (Ho et al. 2022, arXiv:2204.03458, sec. 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kineograph.data.latents import LatentStore
+from kineograph.diffusion.noise import mix_seed
+from kineograph.diffusion.parameterization import add_noise, training_target
+from kineograph.errors import DataError, InputError
+from kineograph.models.latent_video import LatentVideoModel, draw_noise
+from kineograph.models.video_unet import VideoUNet
+from kineograph.training.batches import generators, rand
+
+VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
+VALIDATION_CLIPS = 16
+PREVIEW_PROMPTS = (
+    "red apple",
+    "man juggling dark skin tone",
+    "loudly crying face",
+    "automobile",
+    "dog face",
+    "woman dancing",
+)
+
+
+class DiffusionTask:
+    """Trains the network of a latent video model on cached latents.
+
+    Args:
+        model: The parts; only the network's trainable parameters change.
+        store: Latents of the data set.
+        captions: Tokens of every clip's caption, float16 `(clips, tokens, dim)`.
+        num_frames: Frames per sample; 1 trains on pictures.
+        held_out: Split to validate on beside training clips.
+        caption_dropout: Share of samples whose caption is replaced by the empty one (0.1 in Ho & Salimans 2022,
+            arXiv:2207.12598).
+        image_share: With `num_frames > 1`, the share of samples that are independent pictures: the frames of such a
+            sample come from clips of their own and temporal layers pass them by.
+        preview_prompts: Prompts of the previews.
+    """
+
+    def __init__(
+        self,
+        model: LatentVideoModel,
+        store: LatentStore,
+        captions: np.ndarray,
+        *,
+        num_frames: int = 1,
+        held_out: str = "",
+        caption_dropout: float = 0.1,
+        image_share: float = 0.0,
+        preview_prompts: Sequence[str] = PREVIEW_PROMPTS,
+    ) -> None:
+        if not 0 <= caption_dropout < 1 or not 0 <= image_share < 1:
+            raise InputError(
+                f"Shares are from 0 to below 1, not caption dropout {caption_dropout}, image share {image_share}."
+            )
+        self.model, self.store, self.captions = model, store, captions
+        self.network: VideoUNet = model.network
+        self.num_frames, self.dropout, self.image_share = num_frames, caption_dropout, image_share
+        self.preview_prompts = tuple(preview_prompts)
+        self.name = "latent-image" if num_frames == 1 else "latent-video"
+        need = 1 if num_frames == 1 else 2  # a still picture has no motion to learn from
+        self.clips = store.frames.clips_of("train", need)
+        self.pictures = store.frames.clips_of("train")
+        self.test_clips = store.frames.clips_of(held_out, need)[:VALIDATION_CLIPS]
+        self.num_samples = len(self.clips)
+        if self.num_samples == 0:
+            raise DataError(
+                "The data set has no training clip with more than one frame, so there is no motion to learn."
+            )
+        self.empty = model.text([""])[0]
+
+    # Samples ------------------------------------------------------------------------------------------------------
+
+    def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
+        """Return latents `(n, frames, c, h, w)`, tokens `(n, frames, tokens, dim)` and whether each sample is pictures."""
+        samples = [self._sample(int(self.clips[i]), seed) for i, seed in zip(indices, seeds, strict=True)]
+        return {
+            "latents": torch.stack([latents for latents, _, _ in samples]),
+            "context": torch.stack([context for _, context, _ in samples]),
+            "pictures": torch.tensor([pictures for _, _, pictures in samples]),
+        }
+
+    def _sample(self, clip: int, seed: int) -> tuple[Tensor, Tensor, bool]:
+        """Cut one training sample; every choice follows from the seed."""
+        choose = np.random.default_rng(mix_seed(seed, 7))
+        as_pictures = self.num_frames > 1 and choose.random() < self.image_share
+        if as_pictures:
+            picks = choose.choice(self.pictures, self.num_frames)
+            latents = np.concatenate([self._window(int(pick), 1, choose) for pick in picks])
+        else:
+            picks = np.array([clip])
+            latents = self._window(clip, self.num_frames, choose)
+        context = self._context(picks, choose)
+        return torch.from_numpy(latents).float(), context.expand(self.num_frames, -1, -1), as_pictures
+
+    def _window(self, clip: int, count: int, choose: np.random.Generator) -> np.ndarray:
+        """Cut `count` frames at a random place of a clip."""
+        last = max(0, int(self.store.frames.counts[clip]) - count)
+        return self.store.window(clip, int(choose.integers(0, last + 1)), count)
+
+    def _context(self, picks: np.ndarray, choose: np.random.Generator) -> Tensor:
+        """Return the tokens of clips `(picks, tokens, dim)`, some replaced by the empty caption's."""
+        tokens = torch.from_numpy(self.captions[picks]).float()
+        dropped = torch.from_numpy(choose.random(len(picks)) < self.dropout)
+        return torch.where(dropped[:, None, None], self.empty.to(tokens), tokens)
+
+    # Loss ---------------------------------------------------------------------------------------------------------
+
+    def loss(self, network: Callable[..., Any], batch: dict[str, Tensor], seeds: list[int]) -> Tensor:
+        """Return the mean squared error of each sample at a random timestep."""
+        u = rand(generators([mix_seed(seed, 8) for seed in seeds]))
+        timesteps = (u * self.model.schedule.num_timesteps).long()
+        return self.error(network, batch, timesteps, seeds)
+
+    def error(
+        self, network: Callable[..., Any], batch: dict[str, Tensor], timesteps: Tensor, seeds: list[int]
+    ) -> Tensor:
+        """Return the mean squared error of each sample at given timesteps, with noise from the seeds."""
+        latents, context, pictures = batch["latents"], batch["context"], batch["pictures"]
+        kind = self.model.plan.kind
+        timesteps = timesteps.to(latents.device)
+        alpha, sigma = self.model.schedule.alpha_sigma(timesteps)
+        noise = draw_noise(self.model.settings, latents.shape[1:], seeds).to(latents.device)
+        noisy = add_noise(latents, noise, alpha, sigma)
+        target = training_target(kind, latents, noise, alpha, sigma)
+        output = self._predict(network, noisy, timesteps, context, pictures)
+        return ((output.float() - target) ** 2).flatten(1).mean(dim=1)
+
+    def _predict(
+        self, network: Callable[..., Any], noisy: Tensor, timesteps: Tensor, context: Tensor, pictures: Tensor
+    ) -> Tensor:
+        """Run the network; samples that are pictures run with the temporal layers passed by."""
+        if not bool(pictures.any()):
+            return network(noisy, timesteps, context)
+        if bool(pictures.all()):
+            return network(noisy, timesteps, context, num_images=noisy.shape[1])
+        output = torch.empty_like(noisy)
+        for part, images in ((~pictures, 0), (pictures, noisy.shape[1])):
+            output[part] = network(noisy[part], timesteps[part], context[part], num_images=images).to(output.dtype)
+        return output
+
+    # Looking ------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, float]:
+        """Return the loss at fixed noise levels and seeds, on training and on held-out clips."""
+        values = {}
+        for name, clips in (
+            ("train", self.clips[:: max(1, len(self.clips) // VALIDATION_CLIPS)]),
+            ("held_out", self.test_clips),
+        ):
+            chosen = clips[:VALIDATION_CLIPS]
+            if len(chosen) == 0:
+                continue
+            losses = [self._validation_loss(chosen, timestep) for timestep in VALIDATION_TIMESTEPS]
+            values |= {f"{name}_t{t}": loss for t, loss in zip(VALIDATION_TIMESTEPS, losses, strict=True)}
+            values[f"{name}_mean"] = sum(losses) / len(losses)
+        return values
+
+    def _validation_loss(self, clips: np.ndarray, timestep: int) -> float:
+        """Return the mean loss of the first frames of clips at one timestep."""
+        total = 0.0
+        for clip in clips:
+            latents = torch.from_numpy(self.store.window(int(clip), 0, self.num_frames)).float()[None]
+            context = torch.from_numpy(self.captions[[clip]]).float().expand(self.num_frames, -1, -1)[None]
+            batch = {"latents": latents, "context": context, "pictures": torch.zeros(1, dtype=torch.bool)}
+            batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+            total += self.error(self.network, batch, torch.tensor([timestep]), [int(clip)]).item()
+        return total / len(clips)
+
+    def preview(self, directory: Path) -> None:
+        """Sample the preview prompts with fixed seeds: a contact sheet, and clips if there is motion."""
+        from kineograph.sampling.generate import Model
+        from kineograph.video import contact_sheet
+
+        videos = Model(self.model).generate(
+            self.preview_prompts, seed=0, num_frames=self.num_frames, num_inference_steps=20
+        )
+        contact_sheet(videos, labels=self.preview_prompts).save(directory / "sheet.png")
+        if self.num_frames > 1:
+            for prompt, video in zip(self.preview_prompts, videos, strict=True):
+                video.save(directory / f"{prompt.replace(' ', '-')}.mp4")
+
+    def export(self, directory: Path) -> None:
+        """Write the whole model, ready to `generate`."""
+        self.model.save_pretrained(directory)
+
+
+def encode_captions(model_text: Any, captions: Sequence[str], batch: int = 64) -> np.ndarray:
+    """Return the tokens of captions, float16 `(captions, tokens, dim)`."""
+    parts = [model_text(list(captions[i : i + batch])).half().cpu().numpy() for i in range(0, len(captions), batch)]
+    return np.concatenate(parts)

@@ -1,0 +1,259 @@
+"""From a data set and a base model to a task: what `kineograph train` builds for each stage."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kineograph.data.frames import FrameSpec, FrameStore, frame_store
+from kineograph.data.latents import LatentStore, latent_store
+from kineograph.errors import InputError, unknown
+from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
+from kineograph.models.devices import best_device, has_bf16, on_cpu
+from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
+from kineograph.models.latent_video import LatentVideoModel, Settings, load_latent_video
+from kineograph.models.text import load_text_encoder, minilm_folder
+from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import check_finite
+from kineograph.temporal.tags import train_only
+from kineograph.training.autoencoder import AutoencoderTask, to_pixels
+from kineograph.training.diffusion import DiffusionTask, encode_captions
+
+Progress = Callable[[int, int | None, str], None]
+IMAGE_STAGES = ("autoencoder", "latent-image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the data is and what is taken of each clip."""
+
+    data: Path
+    """Data-set folder with manifest.jsonl (made by `kineograph data` or `kineograph curate`)."""
+    size: int = 128
+    """Edge of the square training frames in pixels."""
+    sample_fps: float = 8.0
+    """Frames per second taken of each clip."""
+    max_frames: int = 24
+    """Frames taken of each clip at most."""
+    background: str = "white"
+    """Colour under transparent frames."""
+    held_out: str = "held-out-combinations"
+    """Split that validation looks at."""
+    cache: Path | None = None
+    """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
+
+    def store(self, progress: Progress | None = None) -> FrameStore:
+        """Open (or decode) the frames."""
+        spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=self.max_frames, background=self.background)
+        return frame_store(self.data, spec, self.cache, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Size of a fresh autoencoder."""
+
+    patch: int = 2
+    """Edge of the pixel blocks folded into channels."""
+    channels: tuple[int, ...] = (32, 64, 128)
+    """Width of each level; every further level halves the resolution."""
+    latent_channels: int = 8
+    """Channels of the latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Size of a fresh latent image network."""
+
+    channels: tuple[int, ...] = (128, 256, 256)
+    """Width of each level."""
+    layers: int = 1
+    """Residual blocks per level."""
+    caption_dropout: float = 0.1
+    """Share of samples trained without their caption, for classifier-free guidance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """How time is trained."""
+
+    num_frames: int = 16
+    """Frames per training clip."""
+    train_all: bool = False
+    """Train the image network as well (default: only the temporal layers)."""
+    image_share: float = 0.0
+    """Share of samples that are independent pictures instead of a clip (joint image-video training)."""
+    noise: str = "iid"
+    """Noise prior across frames: iid, mixed or progressive (PYoCo)."""
+    noise_alpha: float = 1.0
+    """Strength of the noise that frames share."""
+    preset: str = ""
+    """Preset of the system whose temporal layers are taken (default: its first)."""
+    set: tuple[str, ...] = ()
+    """Fields of the system's configuration to change, as name=value."""
+    caption_dropout: float = 0.1
+    """Share of samples trained without their caption."""
+
+
+def autoencoder_task(data: DataConfig, config: AutoencoderConfig, progress: Progress | None = None) -> AutoencoderTask:
+    """Build stage one: a fresh autoencoder on single frames."""
+    network = build_autoencoder(patch=config.patch, channels=config.channels, latent_channels=config.latent_channels)
+    network.check_size(data.size, data.size)
+    return AutoencoderTask(network, data.store(progress), data.held_out)
+
+
+def latent_image_task(
+    data: DataConfig, config: ImageConfig, autoencoder: Path, patch: int, progress: Progress | None = None
+) -> DiffusionTask:
+    """Build stage two: a fresh text-to-image network on the latents of a trained autoencoder.
+
+    Args:
+        data: The data.
+        config: Size of the network.
+        autoencoder: Folder of the trained autoencoder (`RUN/model/vae`).
+        patch: Its pixel unshuffle.
+        progress: Called while caches are made.
+    """
+    vae = load_autoencoder(autoencoder, patch)
+    text = load_text_encoder(minilm_folder())
+    unet = build_image_unet(
+        latent_channels=vae.latent_channels,
+        size=data.size // vae.factor,
+        text_dim=text.dim,
+        channels=config.channels,
+        layers=config.layers,
+    )
+    settings = Settings(
+        name="latent-image", patch=patch, height=data.size, width=data.size, fps=data.sample_fps, num_frames=1
+    )
+    model = LatentVideoModel(VideoUNet(_tuned(unet)), vae, text, settings)
+    return _diffusion_task(model, data, progress, num_frames=1, caption_dropout=config.caption_dropout)
+
+
+def latent_video_task(
+    system: str, data: DataConfig, config: VideoConfig, base: Path, progress: Progress | None = None
+) -> DiffusionTask:
+    """Build stage three: the temporal layers of a published system in a trained image model.
+
+    Args:
+        system: Name of the registry.
+        data: The data.
+        config: How time is trained.
+        base: Folder of the image model (`RUN/model`), or of a video model of the same system to train further.
+        progress: Called while caches are made.
+    """
+    from kineograph.systems import systems
+
+    chosen = systems().find(system)
+    model = load_latent_video(base)
+    settings = replace(
+        model.settings,
+        name=f"{chosen.name}",
+        system=chosen.name,
+        num_frames=config.num_frames,
+        noise=config.noise,
+        noise_alpha=config.noise_alpha,
+    )
+    if model.network.plan is None:
+        preset = chosen.preset(config.preset or next(iter(chosen.presets)))
+        network = chosen.build(overridden(preset, config.set), image_unet=model.network.unet)
+    elif model.settings.system == chosen.name and not config.set:
+        network = model.network
+    else:
+        raise InputError(
+            f"'{base}' already has the temporal layers of '{model.settings.system}'. Give an image model as --base, "
+            "or train the same system further without --set."
+        )
+    _tuned(network.unet)
+    train_only(network, ("spatial", "temporal") if config.train_all else ("temporal",))
+    model = LatentVideoModel(network, model.autoencoder, model.text, settings)
+    return _diffusion_task(
+        model,
+        data,
+        progress,
+        num_frames=config.num_frames,
+        caption_dropout=config.caption_dropout,
+        image_share=config.image_share,
+    )
+
+
+def overridden(config: Any, changes: Sequence[str]) -> Any:
+    """Return a configuration with some fields changed.
+
+    Args:
+        config: A frozen dataclass.
+        changes: `name=value`; values are Python literals or plain words.
+
+    Raises:
+        InputError: A change has no `=`, or the field does not exist.
+    """
+    values = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        allowed = [f.name for f in fields(config)]
+        if not equals or name not in allowed:
+            raise unknown("--set field", name, allowed)
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return replace(config, **values)
+
+
+def _tuned(unet: Any) -> Any:
+    """Choose the attention that is fastest on this machine."""
+    return prefer_matmul_attention(unet) if on_cpu() and hasattr(unet, "set_attn_processor") else unet
+
+
+def _diffusion_task(
+    model: LatentVideoModel, data: DataConfig, progress: Progress | None, **options: Any
+) -> DiffusionTask:
+    """Encode what is not cached and build the task."""
+    frames = data.store(progress)
+    store = encoded(model.autoencoder, frames, data.cache, progress)
+    captions = encode_captions(model.text, [clip.caption for clip in frames.clips])
+    return DiffusionTask(model, store, captions, held_out=data.held_out, **options)
+
+
+def encoded(
+    autoencoder: FrameAutoencoder, frames: FrameStore, cache: Path | None = None, progress: Progress | None = None
+) -> LatentStore:
+    """Open (or encode) the latents of a frame store.
+
+    Raises:
+        WeightsError: The autoencoder's weights are not finite.
+    """
+    device = best_device()
+    autoencoder = autoencoder.to(device).eval()
+    digest = hashlib.sha256(f"{autoencoder.patch} {autoencoder.scale} {autoencoder.shift} {has_bf16()}".encode())
+    tensors = autoencoder.vae.state_dict()
+    check_finite(tensors, "the autoencoder")
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
+            return autoencoder.encode(to_pixels(pixels).to(device)[:, None])[:, 0].float().cpu().numpy()
+
+    return latent_store(frames, encode, digest.hexdigest(), cache, progress=progress)
+
+
+def start_from(task: Any, place: Path) -> None:
+    """Copy the weights of another run's newest checkpoint (averaged, if it has averages) into a task.
+
+    Raises:
+        DataError: There is no checkpoint.
+        WeightsError: The weights do not fit.
+    """
+    from kineograph.training import checkpoint
+    from kineograph.training.loop import load_weights, trainable
+
+    path = checkpoint.latest(place)
+    weights = checkpoint.load(path, "ema") or checkpoint.load(path, "weights")
+    load_weights(trainable(task.network), weights, str(path))
