@@ -35,6 +35,8 @@ help: ## Show this list.
 
 demo: $(CORE) ## Install what a user needs and make a clip with the bundled model.
 	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --seed 1
+	@$(BIN)/python -c 'import kineograph as kg; kg.Video.read("demo.mp4").contact_sheet().save("demo.png")'
+	@echo "The clip: $(CURDIR)/demo.mp4   its frames side by side: $(CURDIR)/demo.png"
 
 test: $(TEST) ## Install what the tests need and run them (ARGS="-k name" narrows).
 	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
@@ -103,4 +105,4 @@ $(DEV): $(PINS) | $(BIN)/python
 	@touch $(CORE) $(TEST) $@
 
 clean: ## Remove the virtual environment, caches and the demo's files.
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis demo demo.mp4
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis demo.mp4 demo.png
