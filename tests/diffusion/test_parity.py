@@ -248,8 +248,8 @@ def table() -> str:
         "",
         f"Made by `python tests/diffusion/test_parity.py` with diffusers {diffusers.__version__} and torch "
         f"{torch.__version__}. Each row is a whole trajectory from the same noise through the same small random "
-        "network; the difference is the largest one over the largest value. *float64* rows give diffusers' formulas our "
-        "float64 tables, because its own are float32. *adapter* rows run the scheduler itself through "
+        "network; the difference is the largest one over the largest value. *float64* rows give diffusers' formulas "
+        "our float64 tables, because its own are float32. *adapter* rows run the scheduler itself through "
         "`diffusion.adapter.run_scheduler`.",
         "",
         "| scheduler | configuration | through | dtype | difference |",
@@ -267,8 +267,8 @@ def table() -> str:
     lines += [
         "",
         "Two habits of diffusers' DDIMScheduler are not ours. Its step jumps `1000 // steps` timesteps even where the "
-        "next chosen timestep lies elsewhere (`linspace`, or a number of steps that does not divide 1000); ours goes to "
-        "the next chosen one. And with `clip_sample` it keeps the noise of the unclipped estimate unless told "
+        "next chosen timestep lies elsewhere (`linspace`, or a number of steps that does not divide 1000); ours goes "
+        "to the next chosen one. And with `clip_sample` it keeps the noise of the unclipped estimate unless told "
         "`use_clipped_model_output`; ours always recomputes it. The adapter gives diffusers' way of both.",
     ]
     lines += ["", "Not compared here:", ""]
