@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -107,6 +108,16 @@ def test_a_flag_is_known_by_each_of_its_spellings(program, capsys, flag):
 def test_nested_settings_are_flags(program, capsys, flag):
     assert program(flag, "0.5", "--json") == 0
     assert parsed(capsys)["optimiser"] == {"learning_rate": 0.5}
+
+
+def test_help_does_not_show_none_as_a_default(program, capsys, monkeypatch):
+    for columns in range(40, 100, 3):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert program("--help") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "None" not in " ".join(lines)
+        assert "(default: slow)" in re.sub(r"\s+", " ", " ".join(lines))
+        assert all(line == line.rstrip() for line in lines)
 
 
 def test_prompts_are_words_or_a_flag(program, capsys):
@@ -270,6 +281,15 @@ def test_progress_in_a_pipe_is_plain_lines_on_stderr(capsys):
     assert said.err.startswith("sampling: 3/3 steps, ")
     assert said.err.endswith(", seed 1\n")
     assert said.err.count("\n") == 1
+
+
+def test_stages_in_a_pipe_close_with_a_line_each(capsys):
+    with _output.stages("clips") as told:
+        told(1, 2, "reading")
+        told(2, 2, "reading")
+        told(3, 3, "writing")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["reading: 2/2 clips", "writing: 3/3 clips"]
 
 
 def test_progress_on_a_terminal_is_a_bar():

@@ -69,7 +69,7 @@ def _dispatch(words: list[str]) -> int:
 _FLAGS = {
     "--help": "Show this overview.",
     "--version": "Print the version.",
-    "--print-completion": "Print a completion script for bash, zsh or tcsh.",
+    "--print-completion": "Print a completion script for bash or zsh.",
 }
 
 

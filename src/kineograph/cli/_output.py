@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
 
+Stages = Callable[[int, "int | None", str], None]
+"""What long-running library functions report to: units done, units in all where known, and what is being done."""
+
 
 class Report(Protocol):
     """What a progress context yields: call it with the count done so far and, if wanted, a note."""
@@ -97,6 +100,30 @@ def progress(label: str, total: int | None = None, unit: str = "steps") -> Itera
 
 
 @contextlib.contextmanager
+def stages(unit: str = "") -> Iterator[Stages]:
+    """Show the progress of library functions that name what they are doing: one bar, or run of lines, per name.
+
+    Args:
+        unit: What is counted.
+
+    Yields:
+        A function to call with the count done, the total or None, and what is being done.
+    """
+    current: tuple[str, int | None] | None = None
+    report: Report | None = None
+    with contextlib.ExitStack() as shown:
+
+        def told(done: int, total: int | None, what: str) -> None:
+            nonlocal current, report
+            if report is None or current != (what, total):
+                shown.close()
+                report, current = shown.enter_context(progress(what, total, unit)), (what, total)
+            report(done)
+
+        yield told
+
+
+@contextlib.contextmanager
 def _bar(label: str, total: int | None, unit: str) -> Iterator[Report]:
     """Draw a bar with the time left."""
     from rich import progress as shown
@@ -131,6 +158,6 @@ def _lines(label: str, total: int | None, unit: str) -> Iterator[Report]:
             return
         last = now
         count = f"{done}/{total}" if total is not None else str(done)
-        say(f"{label}: {count} {unit}, {now - started:.1f} s{', ' + note if note else ''}")
+        say(f"{label}: {f'{count} {unit}'.strip()}, {now - started:.1f} s{', ' + note if note else ''}")
 
     yield report

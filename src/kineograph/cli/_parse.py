@@ -7,20 +7,21 @@ import importlib
 import io
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Annotated, Any, Union
+from typing import Any, get_args
 
 import tyro
 
 from kineograph.errors import InputError, unknown
 
-CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
-"""Markers that hold for every command: `--json` has no `--no-json`, and comments are not help text."""
+CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone)
+"""Markers that hold for every command: no `--no-json` beside `--json`, comments are no help text, None is not typed."""
 
-_SHELLS = ("bash", "zsh", "tcsh")
+_SHELLS = ("bash", "zsh")
+_NONE = re.compile(r"\(default:[\s│]+(?:None|'')?\)")
 _SENTENCES = ("Perhaps you meant", "For full helptext", "Argument helptext")
-_FRAME = re.compile(r"^[╭╰│|+][─\s]?|[╮╯│|+]$|─+", flags=re.MULTILINE)
+_FRAME = re.compile(r"^[╭╰│|+]|[╮╯│|+]$|[─-]{4,}", flags=re.MULTILINE)
 
 
 def load(module: str) -> ModuleType:
@@ -43,22 +44,28 @@ def parse(module: ModuleType, name: str, words: Sequence[str]) -> Any:
         InputError: A flag or value is not allowed; the message names the nearest flag.
         SystemExit: Status 0, after `--help` was printed.
     """
-    said = io.StringIO()
+    verbs = _verbs(module.Args)
+    if verbs and words and not words[0].startswith("-") and words[0] not in verbs:
+        raise unknown(f"verb of 'kineograph {name}'", words[0], verbs)
+    description = module.__doc__ if verbs else None
+    shown, said = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(module.Args, prog=f"kineograph {name}", args=list(words), config=CONFIG)
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
+            return tyro.cli(
+                module.Args, prog=f"kineograph {name}", description=description, args=list(words), config=CONFIG
+            )
     except SystemExit as stop:
-        if not stop.code:
-            sys.stderr.write(said.getvalue())
-            raise
-        raise InputError(_unframed(said.getvalue())) from None
+        if stop.code:
+            raise InputError(_unframed(said.getvalue())) from None
+        sys.stdout.write(without_none(shown.getvalue()))
+        raise
 
 
 def completion(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) -> str:
     """Return a completion script for the whole program.
 
     Args:
-        words: The shell's name, one of bash, zsh and tcsh.
+        words: The shell's name, bash or zsh.
         commands: The table of commands.
 
     Returns:
@@ -71,14 +78,42 @@ def completion(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) ->
         raise unknown("shell", " ".join(words), _SHELLS)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        tyro.cli(whole(commands), prog="kineograph", args=["--tyro-print-completion", words[0]], config=CONFIG)
+        tyro.extras.subcommand_cli_from_dict(
+            _whole(commands),
+            prog="kineograph",
+            args=["--tyro-print-completion", words[0]],
+            config=(*CONFIG, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
     return said.getvalue()
 
 
-def whole(commands: Mapping[str, tuple[str, str]]) -> Any:
-    """Return one union type with a member per command, for completion scripts and the list of flags."""
-    members = [Annotated[load(module).Args, tyro.conf.subcommand(name)] for name, (module, _) in commands.items()]
-    return Union[tuple(members)]  # noqa: UP007 (built at run time)
+def _whole(commands: Mapping[str, tuple[str, str]]) -> dict[str, Callable[..., Any]]:
+    """Return what each command is parsed into; a union of verbs becomes a function of one."""
+    kinds = {name: load(module).Args for name, (module, _) in commands.items()}
+    return {name: kind if isinstance(kind, type) else _holder(kind) for name, kind in kinds.items()}
+
+
+def _verbs(kind: Any) -> list[str]:
+    """Return the verbs of a command whose `Args` is a union; none for a single dataclass."""
+    marks = [mark for member in get_args(kind) for mark in get_args(member)[1:]]
+    return [name for mark in marks if (name := getattr(mark, "name", None))]
+
+
+def _holder(kind: Any) -> Callable[..., Any]:
+    """Return a function with one argument of the given annotation."""
+
+    def command(verb: Any) -> Any:
+        return verb
+
+    command.__annotations__ = {"verb": kind}
+    return command
+
+
+def without_none(text: str) -> str:
+    """Blank out empty defaults in a help text: what leaving a flag out means stands in its description."""
+    blanked = _NONE.sub(lambda found: re.sub(r"[^\s│]", " ", found.group()), text)
+    pairs = zip(text.splitlines(), blanked.splitlines(), strict=True)
+    return "".join(f"{new.rstrip()}\n" for old, new in pairs if new.strip(" │") or not old.strip(" │"))
 
 
 def _unframed(text: str) -> str:
