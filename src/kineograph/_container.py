@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import re
+import struct
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -225,7 +226,7 @@ def _open_av(path: Path, head: bytes) -> Source:
     with _av_container(path, head) as container:
         stream = _video_stream(container, path)
         record = parse_record(_tag(container.metadata, "comment"))
-        decoder = _decoder(stream)
+        decoder = _decoder(stream, path)
         first = _first_frame(container, stream, decoder, path)
         info = _av_info(path, container, stream, first, record)
         rates = [stream.guessed_rate, stream.average_rate, stream.base_rate]
@@ -247,10 +248,18 @@ def _av_container(path: Path, head: bytes = b"") -> Iterator[Any]:
     options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
     try:
         container = av.open(f"file:{path}", metadata_errors="replace", container_options=options)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"'{path}' is not a video that can be read{_looks_like(head)}: {_reason(error)}.") from error
+    except _broken() as error:
+        reason = "it ends before the first frame" if isinstance(error, EOFError) else _reason(error)
+        raise MediaError(f"'{path}' is not a video that can be read{_looks_like(head)}: {reason}.") from error
     with container:
         yield container
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """Errors that a broken file may raise: all of FFmpeg's, and those for text and numbers in headers."""
+    import av.error
+
+    return (av.error.FFmpegError, OSError, ValueError)
 
 
 def _looks_like(head: bytes) -> str:
@@ -277,11 +286,14 @@ def _video_stream(container: Any, path: Path) -> Any:
     raise MediaError(f"'{path}' holds no video stream{' (only ' + ', '.join(kinds) + ')' if kinds else ''}.")
 
 
-def _decoder(stream: Any) -> Callable[[Any], list[Any]]:
+def _decoder(stream: Any, path: Path) -> Callable[[Any], list[Any]]:
     """Decode packets of a stream. VP8 and VP9 carry alpha beside the picture, which only libvpx decodes."""
     import av
 
-    stream.codec_context.thread_count = 1
+    if stream.codec_context is None:
+        raise MediaError(f"'{path}' uses a codec that this build of FFmpeg does not know.")
+    if not stream.codec_context.is_open:
+        stream.codec_context.thread_count = 1
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if name is None or _tag(stream.metadata, "alpha_mode") != "1":
         return lambda packet: list(packet.decode())
@@ -296,24 +308,20 @@ def _tag(tags: dict[str, str], name: str) -> str | None:
 def _first_frame(container: Any, stream: Any, decode: Callable, path: Path) -> Any:
     try:
         frame = next((frame for packet in container.demux(stream) for frame in decode(packet)), None)
-    except (OSError, ValueError) as error:
+    except _broken() as error:
         raise damaged(path, 0, None, None, _reason(error)) from error
     if frame is not None:
         return frame
-    if _expected_samples(stream):
+    if stream.frames or len(stream.index_entries) or _promised_seconds(container, stream):
         raise damaged(path, 0, None, None, "the header promises frames that are not in the file")
     raise MediaError(f"'{path}' has a video stream without a single frame.")
-
-
-def _expected_samples(stream: Any) -> int:
-    return stream.frames or len(stream.index_entries)
 
 
 def _av_info(path: Path, container: Any, stream: Any, frame: Any, record: Record | None) -> MediaInfo:
     transform = _display_transform(frame, path)
     height, width = (frame.width, frame.height) if transform.transpose else (frame.height, frame.width)
     height, width = _cropped(height, width, record)
-    frames, duration = _length(container, stream)
+    frames, duration = _length(path, container, stream)
     fps = record.fps if record else float(stream.average_rate or stream.guessed_rate or 0) or None
     if duration is None and fps and frames:
         duration = frames / fps
@@ -340,23 +348,21 @@ def _container_name(names: str, path: Path) -> str:
     return suffix if suffix in names.split(",") else names.split(",")[0]
 
 
-def _length(container: Any, stream: Any) -> tuple[int | None, float | None]:
+def _length(path: Path, container: Any, stream: Any) -> tuple[int | None, float | None]:
     """Count frames and seconds from the index where there is one, else by walking the packets without decoding."""
     seconds = float(stream.duration * stream.time_base) if stream.duration else None
     if container.format.name.startswith("mov") and len(stream.index_entries):
         return sum(not entry.is_discard for entry in stream.index_entries), seconds
-    container.seek(0)
-    count, end = 0, None
-    start = None
-    with contextlib.suppress(OSError):
-        for packet in container.demux(stream):
+    count, begins, ends = 0, [], []
+    with _av_container(path) as fresh, contextlib.suppress(*_broken()):
+        for packet in fresh.demux(_video_stream(fresh, path)):
             if packet.size and not packet.is_discard:
                 count += 1
                 if packet.pts is not None:
-                    start = packet.pts if start is None else min(start, packet.pts)
-                    end = max(end or packet.pts, packet.pts + (packet.duration or 0))
-    if seconds is None and start is not None and end is not None:
-        seconds = float((end - start) * stream.time_base)
+                    begins.append(packet.pts)
+                    ends.append(packet.pts + (packet.duration or 0))
+    if seconds is None and begins:
+        seconds = float((max(ends) - min(begins)) * stream.time_base)
     return count, seconds
 
 
@@ -411,7 +417,7 @@ def _av_pictures(path: Path, info: MediaInfo, record: Record | None, tick: float
     if start > 0:
         with contextlib.closing(_av_decode(path, info, record, tick, start)) as sought:
             head = next(sought, None)
-            if head is not None and head.time <= start + tick:
+            if head is not None and head.time <= start:
                 yield head
                 yield from sought
                 return
@@ -423,38 +429,39 @@ def _av_decode(
 ) -> Generator[Picture, None, None]:
     with _av_container(path) as container:
         stream = _video_stream(container, path)
-        clock = _Clock(float(stream.time_base), info.fps or STILLS_FPS)
-        decode = _decoder(stream)
+        clock = _Clock(float(stream.time_base), info.fps or STILLS_FPS, by_dts=container.format.name == "avi")
+        decode = _decoder(stream, path)
         if seek is not None:
-            clock.origin = _first_stamp(_first_frame(container, stream, decode, path))
-            if clock.origin is None:
+            clock.origin = clock.stamp(_first_frame(container, stream, decode, path))
+            try:
+                container.seek(round(seek / clock.unit) + (clock.origin or 0), stream=stream, backward=True)
+            except OSError:  # A raw stream has no index; the caller reads it from the beginning.
                 return
-            container.seek(round(seek / clock.unit) + clock.origin, stream=stream, backward=True)
-            decode = _decoder(stream)
+            decode = _decoder(stream, path)
         for frame in _strict_frames(container, stream, decode, info, clock, whole=seek is None):
             time = _snap(clock(frame), record, tick)
             duration = frame.duration * clock.unit if frame.duration else None
             yield Picture(time, duration, _to_pixels(frame, info, record, path))
 
 
-def _first_stamp(frame: Any) -> int | None:
-    return frame.pts if frame.pts is not None else frame.dts
-
-
 class _Clock:
     """Turn frames' time stamps into seconds after the first frame.
 
-    A missing stamp, or one that does not increase, is replaced by the previous time plus one frame interval.
+    A missing stamp, or one that does not increase, is replaced by the previous time plus one frame interval. AVI knows
+    no presentation times: its stamps count packets, so there the decoding times, which do increase, are used.
     """
 
-    def __init__(self, unit: float, fps: float) -> None:
-        self.unit, self.interval = unit, 1 / fps
+    def __init__(self, unit: float, fps: float, by_dts: bool) -> None:
+        self.unit, self.interval, self.by_dts = unit, 1 / fps, by_dts
         self.origin: int | None = None
         self.last: float | None = None
         self.frames = 0
 
+    def stamp(self, frame: Any) -> int | None:
+        return frame.dts if self.by_dts or frame.pts is None else frame.pts
+
     def __call__(self, frame: Any) -> float:
-        stamp = _first_stamp(frame)
+        stamp = self.stamp(frame)
         if self.origin is None:
             self.origin = stamp
         if stamp is None or self.origin is None:
@@ -487,7 +494,7 @@ def _strict_frames(
                 if frame.is_corrupt:
                     raise damaged(path, clock.frames, clock.last, info.duration, "the decoder reports a damaged frame")
                 yield frame
-    except (OSError, ValueError) as error:
+    except _broken() as error:
         if isinstance(error, MediaError):
             raise
         raise damaged(path, clock.frames, clock.last, info.duration, _reason(error)) from error
@@ -556,8 +563,9 @@ def _to_pixels(frame: Any, info: MediaInfo, record: Record | None, path: Path) -
 
 
 def _open_picture(path: Path) -> Source:
+    timing = _webp_timing(path)
     with _pillow(path) as image:
-        frames = getattr(image, "n_frames", 1)
+        frames = len(_shown(image))
         container = (image.format or "").lower()
         record = parse_record(_picture_comment(image))
         alpha = _picture_alpha(image, path, record)
@@ -565,7 +573,7 @@ def _open_picture(path: Path) -> Source:
         mode = image.mode
     tick = {"gif": 0.01, "webp": 0.001}.get(container, 1e-4)
     still_fps = record.fps if record else (STILLS_FPS if frames == 1 else None)
-    durations = _pillow_durations(path) if frames > 1 else [1000 / (still_fps or STILLS_FPS)]
+    durations = [1000 / still_fps] if still_fps and frames == 1 else timing or _pillow_durations(path)
     seconds = sum(durations) / 1000
     facts = MediaInfo(
         path=str(path),
@@ -630,9 +638,9 @@ def _shows_through(frame: Any) -> bool:
 def _pillow_frames(path: Path) -> Iterator[Any]:
     """Yield composited frames; a file that breaks off raises with the number of good frames."""
     with _pillow(path) as image:
-        total, good = getattr(image, "n_frames", 1), 0
+        shown, good = _shown(image), 0
         try:
-            for index in range(total):
+            for index in shown:
                 image.seek(index)
                 image.load()
                 yield image
@@ -640,8 +648,40 @@ def _pillow_frames(path: Path) -> Iterator[Any]:
         except (OSError, EOFError, SyntaxError, ValueError) as error:
             if isinstance(error, MediaError):
                 raise
-            what = f"readable are the first {good} of {total} frames" if good else "not one frame could be read"
+            what = f"readable are the first {good} of {len(shown)} frames" if good else "not one frame could be read"
             raise MediaError(f"'{path}' is truncated or corrupt: {what} ({_reason(error)}).") from error
+
+
+def _shown(image: Any) -> range:
+    """Indices of the frames that are shown: an animated PNG may begin with a picture for other programs only."""
+    total = getattr(image, "n_frames", 1)
+    return range(1 if image.info.get("default_image") and total > 1 else 0, total)
+
+
+def _webp_timing(path: Path) -> list[float] | None:
+    """Walk the chunks of a WebP file without decoding: milliseconds of every frame; None for anything else.
+
+    Raises:
+        MediaError: The file is shorter than its header says.
+    """
+    with path.open("rb") as file:
+        name, size, kind = struct.unpack("<4sI4s", file.read(12).ljust(12))
+        if (name, kind) != (b"RIFF", b"WEBP"):
+            return None
+        promised, present = size + 8, file.seek(0, 2)
+        durations, position = [], 12
+        while position + 24 <= min(promised, present):
+            file.seek(position)
+            name, size, head = struct.unpack("<4sI16s", file.read(24))
+            position += 8 + size + size % 2
+            if name == b"ANMF" and position <= present:
+                durations.append(_browser_delay(int.from_bytes(head[12:15], "little"), "WEBP"))
+    if present < promised:
+        raise MediaError(
+            f"'{path}' is truncated or corrupt: it has {present} of {promised} bytes and breaks off after "
+            f"{len(durations)} whole frames."
+        )
+    return durations or None
 
 
 def _pillow_durations(path: Path) -> list[float]:
