@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from kineograph.cli._output import emit, say
+from kineograph.cli._output import emit, stages
 from kineograph.errors import InputError
 from kineograph.training.config import TrainConfig
 
@@ -84,7 +82,7 @@ def run(args: Args) -> int:
     import torch
 
     torch.manual_seed(args.train.seed)
-    with _told() as progress:
+    with stages() as progress:
         task = _task(args, progress)
     if args.train.sanity:
         return _sanity(task, args)
@@ -115,8 +113,9 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
     if args.stage != "autoencoder" and args.base is None:
         what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
-    if args.stage != "autoencoder" and (args.latent_channels is not None):
-        raise InputError("--latent-channels is the autoencoder's; later stages take it from --base.")
+    for name in ("latent_channels", "patch"):
+        if args.stage != "autoencoder" and getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is the autoencoder's; later stages take it from --base.")
 
 
 def _task(args: Args, progress: Any) -> Any:
@@ -138,7 +137,7 @@ def _task(args: Args, progress: Any) -> Any:
         )
     elif args.stage == "latent-image":
         config = _changed(recipes.ImageConfig(), args, "channels", "caption_dropout")
-        task = recipes.latent_image_task(data, config, _part(args.base, "vae"), args.patch or 2, progress)
+        task = recipes.latent_image_task(data, config, _part(args.base, "vae"), progress)
     else:
         config = _changed(recipes.VideoConfig(), args, *VIDEO_ONLY, "train_all", "set", "caption_dropout")
         task = recipes.latent_video_task(args.stage, data, config, _part(args.base, ""), progress)
@@ -168,7 +167,7 @@ def _sanity(task: Any, args: Args) -> int:
 
     result = sanity(task, args.train)
     verdict = "passed" if result["passed"] else "FAILED: the loss did not halve; check data, conditioning and gradients"
-    text = f"Sanity check {verdict}: loss {result['first_loss']:.4f} -> {result['last_loss']:.4f} in {result['steps']} steps."
+    text = f"Sanity check {verdict}: loss {result['first_loss']:.4f} -> {result['last_loss']:.4f} in {result['steps']} steps."  # noqa: E501
     emit(result, text, args.json)
     return 0 if result["passed"] else 1
 
@@ -176,14 +175,3 @@ def _sanity(task: Any, args: Args) -> int:
 def _summary(result: Any, args: Args) -> str:
     values = "  ".join(f"{name} {value:.4f}" for name, value in result.validation.items())
     return f"{result.stopped} after step {result.step}; last loss {result.loss:.4f}  {values}\n{args.train.output_dir}"
-
-
-@contextmanager
-def _told() -> Iterator[Any]:
-    """Yield a progress callback that prints a line every few hundred items."""
-
-    def progress(done: int, total: int | None, what: str) -> None:
-        if done % 512 == 0 or done == total:
-            say(f"{what}: {done}" + (f" of {total}" if total else ""))
-
-    yield progress

@@ -1,0 +1,1 @@
+"""Data sets: manifest, the emoji, decoded frames and latents on disk, importers, checks."""

@@ -155,9 +155,9 @@ def _decode(path: Path, still: bool, spec: FrameSpec) -> np.ndarray | str:
     """Return a clip's frames `(frames, size, size, 3)`, or why it cannot be read."""
     from kineograph.video import Video
 
-    rate = {} if still else {"fps": spec.fps, "end": spec.max_frames / spec.fps}
+    fps, end = (None, None) if still else (spec.fps, spec.max_frames / spec.fps)
     try:
-        return square(Video.read(path, background=spec.background, **rate).to_uint8(), spec.size)
+        return square(Video.read(path, fps=fps, end=end, background=spec.background).to_uint8(), spec.size)
     except KineographError as error:
         return str(error)
 

@@ -1,0 +1,1 @@
+"""Whole networks: backbones, autoencoders, encoders, and the folder they travel in."""

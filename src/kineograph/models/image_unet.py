@@ -32,6 +32,7 @@ def build_image_unet(
     """
     down = ("DownBlock2D", *("CrossAttnDownBlock2D",) * (len(channels) - 1))
     up = (*("CrossAttnUpBlock2D",) * (len(channels) - 1), "UpBlock2D")
+    heads = tuple(max(1, width // head_dim) for width in channels)
     unet = UNet2DConditionModel(
         sample_size=size,
         in_channels=latent_channels,
@@ -41,13 +42,12 @@ def build_image_unet(
         block_out_channels=channels,
         layers_per_block=layers,
         cross_attention_dim=text_dim,
-        attention_head_dim=tuple(
-            max(1, width // head_dim) for width in channels
-        ),  # diffusers' name for the number of heads
+        attention_head_dim=heads,  # pyright: ignore[reportArgumentType] - diffusers' name for the number of heads
         addition_embed_type="text",
         addition_embed_type_num_heads=text_dim // head_dim if text_dim % head_dim == 0 else 1,
     )
     nn.init.zeros_(unet.conv_out.weight)  # Ho et al. 2020, released code: the last convolution starts at zero
+    assert unet.conv_out.bias is not None
     nn.init.zeros_(unet.conv_out.bias)
     return unet
 

@@ -23,10 +23,9 @@ from kineograph.diffusion.denoiser import NetworkDenoiser
 from kineograph.diffusion.schedule import Schedule
 from kineograph.diffusion.scheduler_config import read
 from kineograph.errors import InputError, WeightsError, unknown
-from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
+from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import save_diffusers
 
 FORMAT = 1
 COSINE_V = {
@@ -48,8 +47,6 @@ class Settings:
     """What the model is called in messages and in the metadata of its clips."""
     system: str = "image"
     """Registry name of the temporal design, or `"image"`."""
-    patch: int = 1
-    """Edge of the pixel blocks that the autoencoder folds into channels."""
     max_tokens: int = 32
     """Prompt length in tokens."""
     pooled_first: bool = True
@@ -151,7 +148,7 @@ class LatentVideoModel:
         folder.mkdir(parents=True, exist_ok=True)
         network = copy.deepcopy(self.network).to(dtype)
         network.save_pretrained(folder)
-        save_diffusers(self.autoencoder.vae, folder / "vae", dtype)
+        save_autoencoder(self.autoencoder, folder / "vae", dtype)
         self.text.save_pretrained(folder, dtype)
         (folder / "scheduler").mkdir(exist_ok=True)
         (folder / "scheduler" / "scheduler_config.json").write_text(
@@ -205,6 +202,6 @@ def load_latent_video(directory: str | Path) -> LatentVideoModel:
     settings = read_settings(directory)
     folder = Path(directory)
     network = VideoUNet.from_pretrained(folder)
-    autoencoder = load_autoencoder(folder / "vae", settings.patch)
+    autoencoder = load_autoencoder(folder / "vae")
     text = load_text_encoder(folder, settings.max_tokens, settings.pooled_first)
     return LatentVideoModel(network, autoencoder, text, settings)

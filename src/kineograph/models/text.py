@@ -70,7 +70,7 @@ class TextEncoder(nn.Module):
             if len(ids) > self.max_tokens:
                 lost = self.tokenizer.decode(ids[self.max_tokens - 1 : -1])
                 warnings.warn(
-                    f"The prompt is longer than {self.max_tokens - 2} tokens; left out: '{lost}'. The prompt began '{prompt[:40]}'.",
+                    f"The prompt '{prompt[:40]}...' is longer than {self.max_tokens - 2} tokens; left out: '{lost}'.",
                     stacklevel=3,
                 )
 

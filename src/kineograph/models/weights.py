@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kineograph.errors import WeightsError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_safetensors(file: str | Path) -> dict[str, Tensor]:
@@ -72,7 +75,7 @@ def check_keys(wanted: Iterable[str], given: Iterable[str], where: str) -> None:
         raise WeightsError(f"The weights of '{where}' do not fit the model: {'; '.join(parts)}.")
 
 
-def load_diffusers(cls, directory: str | Path):
+def load_diffusers(cls: type[Network], directory: str | Path) -> Network:
     """Build a diffusers model from its folder, strictly.
 
     Args:
@@ -88,7 +91,7 @@ def load_diffusers(cls, directory: str | Path):
     folder = Path(directory)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"'{folder}' is no diffusers model folder: there is no config.json.")
-    model = cls.from_config(cls.load_config(str(folder)))
+    model = cls.from_config(cls.load_config(str(folder)))  # pyright: ignore[reportAttributeAccessIssue]
     tensors = read_safetensors(folder / "diffusion_pytorch_model.safetensors")
     load_strictly(model, tensors, str(folder))
     return model

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch import Tensor
 import kineograph
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
-from kineograph.diffusion.levels import Levels
 from kineograph.diffusion.noise import ClipGenerators
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
@@ -53,10 +52,6 @@ class Model:
         """How the model wants to be used: size, frames, steps, guidance."""
         return self.parts.settings
 
-    @overload
-    def generate(self, prompt: str, **settings: Any) -> Video: ...
-    @overload
-    def generate(self, prompt: Sequence[str], **settings: Any) -> list[Video]: ...
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -72,7 +67,7 @@ class Model:
         fps: float | None = None,
         precision: str = "auto",
         callback: Progress | None = None,
-    ) -> Video | list[Video]:
+    ) -> Any:
         """Make one clip per prompt.
 
         Args:

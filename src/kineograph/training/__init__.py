@@ -1,0 +1,1 @@
+"""Training: one loop, its configuration, checkpoints, and the stages."""

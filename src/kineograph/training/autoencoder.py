@@ -103,7 +103,7 @@ class AutoencoderTask:
 
     def export(self, directory: Path) -> None:
         """Measure the latents' mean and deviation on training frames, and write the autoencoder."""
-        from kineograph.models.weights import save_diffusers
+        from kineograph.models.autoencoder import save_autoencoder
 
         rows = self.store.rows_of("train")
         rows = rows[:: max(1, len(rows) // 512)][:512]
@@ -111,4 +111,4 @@ class AutoencoderTask:
             [self.network.posterior(part)[0].float() for part in to_pixels(self.store.frames[rows]).split(32)]
         )
         self.network.calibrate(latents.mean().item(), latents.std().item())
-        save_diffusers(self.network.vae, directory / "vae")
+        save_autoencoder(self.network, directory / "vae")

@@ -87,7 +87,7 @@ class DiffusionTask:
     # Samples ------------------------------------------------------------------------------------------------------
 
     def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
-        """Return latents `(n, frames, c, h, w)`, tokens `(n, frames, tokens, dim)` and whether each sample is pictures."""
+        """Return latents `(n, frames, c, h, w)`, tokens `(n, frames, tokens, dim)`, and which samples are pictures."""
         samples = [self._sample(int(self.clips[i]), seed) for i, seed in zip(indices, seeds, strict=True)]
         return {
             "latents": torch.stack([latents for latents, _, _ in samples]),
@@ -135,7 +135,8 @@ class DiffusionTask:
         kind = self.model.plan.kind
         timesteps = timesteps.to(latents.device)
         alpha, sigma = self.model.schedule.alpha_sigma(timesteps)
-        noise = draw_noise(self.model.settings, latents.shape[1:], seeds).to(latents.device)
+        _, frames, channels, height, width = latents.shape
+        noise = draw_noise(self.model.settings, (frames, channels, height, width), seeds).to(latents.device)
         noisy = add_noise(latents, noise, alpha, sigma)
         target = training_target(kind, latents, noise, alpha, sigma)
         output = self._predict(network, noisy, timesteps, context, pictures)

@@ -157,12 +157,13 @@ class Trainer:
         for i, (part, batch) in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.network):
+                torch.manual_seed(part.seeds[0])  # whatever the network draws itself (dropout) follows the step too
                 loss = self._loss(part, batch)
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             total += loss.detach()
-        mean = float(self.accelerator.reduce(total, "sum"))
+        mean = self._number(self.accelerator.reduce(total, "sum"))
         self._guard(mean, "loss")
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        norm = self._number(self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
         self._guard(norm, "gradient")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.config, self.step)
@@ -182,12 +183,17 @@ class Trainer:
             losses = self.task.loss(self.network, batch, part.seeds)
         return (losses.float() * torch.tensor(part.weights, device=device)).sum() / part.global_count
 
+    @staticmethod
+    def _number(value: Any) -> float:
+        """Return a zero-dimensional tensor as a number."""
+        return float(value)
+
     def _guard(self, value: float, phase: str) -> None:
         if value != value or value in (float("inf"), float("-inf")):
             raise KineographError(
                 f"The {phase} of step {self.step + 1} is {value} (task {self.task.name}, precision "
                 f"{self.accelerator.mixed_precision}, learning rate {learning_rate_at(self.config, self.step):.2e}). "
-                "Nothing was saved over the last checkpoint. Try a lower --learning-rate or --mixed-precision no, then --resume."
+                "The last checkpoint is untouched. Try a lower --learning-rate or --mixed-precision no, then --resume."
             )
 
     # Once in a while --------------------------------------------------------------------------------------------
@@ -323,7 +329,7 @@ def load_weights(parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]
     Raises:
         WeightsError: Names or shapes differ, or a value is not finite.
     """
-    from kineograph.models.weights import check_keys, check_finite
+    from kineograph.models.weights import check_finite, check_keys
 
     check_keys(parameters.keys(), tensors.keys(), where)
     check_finite(tensors, where)

@@ -109,7 +109,7 @@ def autoencoder_task(data: DataConfig, config: AutoencoderConfig, progress: Prog
 
 
 def latent_image_task(
-    data: DataConfig, config: ImageConfig, autoencoder: Path, patch: int, progress: Progress | None = None
+    data: DataConfig, config: ImageConfig, autoencoder: Path, progress: Progress | None = None
 ) -> DiffusionTask:
     """Build stage two: a fresh text-to-image network on the latents of a trained autoencoder.
 
@@ -117,10 +117,9 @@ def latent_image_task(
         data: The data.
         config: Size of the network.
         autoencoder: Folder of the trained autoencoder (`RUN/model/vae`).
-        patch: Its pixel unshuffle.
         progress: Called while caches are made.
     """
-    vae = load_autoencoder(autoencoder, patch)
+    vae = load_autoencoder(autoencoder)
     text = load_text_encoder(minilm_folder())
     unet = build_image_unet(
         latent_channels=vae.latent_channels,
@@ -129,9 +128,7 @@ def latent_image_task(
         channels=config.channels,
         layers=config.layers,
     )
-    settings = Settings(
-        name="latent-image", patch=patch, height=data.size, width=data.size, fps=data.sample_fps, num_frames=1
-    )
+    settings = Settings(name="latent-image", height=data.size, width=data.size, fps=data.sample_fps, num_frames=1)
     model = LatentVideoModel(VideoUNet(_tuned(unet)), vae, text, settings)
     return _diffusion_task(model, data, progress, num_frames=1, caption_dropout=config.caption_dropout)
 
@@ -231,7 +228,9 @@ def encoded(
     """
     device = best_device()
     autoencoder = autoencoder.to(device).eval()
-    digest = hashlib.sha256(f"{autoencoder.patch} {autoencoder.scale} {autoencoder.shift} {has_bf16()}".encode())
+    digest = hashlib.sha256(
+        f"{autoencoder.patch} {autoencoder.shortcut} {autoencoder.scale} {autoencoder.shift} {has_bf16()}".encode()
+    )
     tensors = autoencoder.vae.state_dict()
     check_finite(tensors, "the autoencoder")
     for name, tensor in sorted(tensors.items()):

@@ -1,0 +1,177 @@
+"""`kineograph generate`: clips from prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from kineograph.cli._output import emit, progress
+from kineograph.errors import InputError
+
+SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mkv", ".png", ".apng")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Make a clip from a prompt: kineograph generate "a juggling man" -o clip.mp4."""
+
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT")] = ()
+    """What to show; several prompts make several clips."""
+    prompt: str | None = None
+    """The same as a flag."""
+    prompts: Path | None = None
+    """File with one prompt per line (or JSON lines with a key `prompt`, and `seed` if wanted)."""
+    negative_prompt: str = ""
+    """What to steer away from."""
+    output: Annotated[Path, arg(aliases=("-o",))] = Path("clip.mp4")
+    """File to write (.mp4, .webm, .gif, .webp, .mkv), or a folder for several clips."""
+    model: str = "emoji"
+    """Bundled name, or a model folder."""
+    seed: int = 0
+    """First seed; clip i takes seed + i."""
+    num_frames: int | None = None
+    """Frames; 1 makes a picture (default: as trained)."""
+    height: int | None = None
+    """Pixels (default: as trained)."""
+    width: int | None = None
+    """Pixels (default: as trained)."""
+    num_inference_steps: Annotated[int | None, arg(aliases=("--steps",))] = None
+    """Steps of the sampler (default: the model's)."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; 1 is none (default: the model's)."""
+    sampler: str | None = None
+    """ddim, ddpm, dpm++, unipc, heun or euler-ancestral (default: the model's)."""
+    fps: float | None = None
+    """Frames per second (default: as trained)."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic; auto takes bf16 where the hardware has it."""
+    preview: Path | None = None
+    """Write a contact sheet of all clips to this PNG file."""
+    json: bool = False
+    """Print the result as one JSON document."""
+
+
+def run(args: Args) -> int:
+    """Generate and save the clips."""
+    prompts, seeds = _prompts(args)
+    files = _files(args.output, prompts)
+
+    from kineograph.sampling.generate import Model, load
+
+    model: Model = load(args.model)
+    videos = []
+    steps = args.num_inference_steps or model.settings.num_inference_steps
+    with _steps(len(prompts), steps) as callback:
+        for prompt, seed, file in zip(prompts, seeds, files, strict=True):
+            video = model.generate(
+                prompt,
+                negative_prompt=args.negative_prompt,
+                seed=seed,
+                num_frames=args.num_frames,
+                height=args.height,
+                width=args.width,
+                num_inference_steps=args.num_inference_steps,
+                guidance_scale=args.guidance_scale,
+                sampler=args.sampler,
+                fps=args.fps,
+                precision=args.precision,
+                callback=callback,
+            )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            video.save(file)
+            videos.append(video)
+    if args.preview is not None:
+        _sheet(videos, prompts, args.preview)
+    made = [
+        {"file": str(file), "prompt": prompt, "seed": seed, "frames": len(video), "fps": video.fps}
+        for file, prompt, seed, video in zip(files, prompts, seeds, videos, strict=True)
+    ]
+    emit({"clips": made}, lambda: "\n".join(str(file) for file in files), args.json)
+    return 0
+
+
+def _prompts(args: Args) -> tuple[list[str], list[int]]:
+    """Collect the prompts and their seeds.
+
+    Raises:
+        InputError: There is none, or the prompt file cannot be read.
+    """
+    rows: list[tuple[str, int | None]] = [(word, None) for word in args.words]
+    rows += [(args.prompt, None)] if args.prompt is not None else []
+    rows += read_prompts(args.prompts) if args.prompts is not None else []
+    if not rows or any(not prompt.strip() for prompt, _ in rows):
+        raise InputError('There is no prompt. Say what to show, such as: kineograph generate "a juggling man"')
+    seeds = [args.seed + i if seed is None else seed for i, (_, seed) in enumerate(rows)]
+    return [prompt for prompt, _ in rows], seeds
+
+
+def read_prompts(file: Path) -> list[tuple[str, int | None]]:
+    """Read prompts, one per line; a line that begins with `{` is JSON with `prompt` and perhaps `seed`.
+
+    Raises:
+        InputError: No such file, no text, or a bad line.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--prompts {file} cannot be read: {error}.") from error
+    found = [_prompt_of(line.strip(), f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise InputError(f"--prompts {file} holds no prompt.")
+    return found
+
+
+def _prompt_of(line: str, where: str) -> tuple[str, int | None]:
+    if not line.startswith("{"):
+        return line, None
+    try:
+        row = json.loads(line)
+        return str(row["prompt"]), None if row.get("seed") is None else int(row["seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{where}: expected text or {{"prompt": "...", "seed": 0}} ({error}).') from error
+
+
+def _files(output: Path, prompts: list[str]) -> list[Path]:
+    """Return one file per prompt: the named file, or numbered ones in a folder."""
+    if output.suffix and output.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--output '{output}' has an unknown type '{output.suffix}'. Known: {', '.join(SUFFIXES)}.")
+    if len(prompts) == 1 and output.suffix:
+        return [output]
+    if output.suffix:
+        return [output.with_name(f"{output.stem}-{i:03d}{output.suffix}") for i in range(len(prompts))]
+    return [output / f"{i:03d}-{slug(prompt)}.mp4" for i, prompt in enumerate(prompts)]
+
+
+def slug(prompt: str) -> str:
+    """Return the first words of a prompt as a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "clip"
+
+
+@contextmanager
+def _steps(clips: int, steps: int) -> Iterator[Any]:
+    """Yield a sampler callback that drives one progress bar over all clips."""
+    state = {"clip": -1}
+    with progress("sampling", total=clips * steps) as report:
+
+        def callback(step: Any) -> None:
+            state["clip"] += step.i == 0
+            note = f"clip {state['clip'] + 1} of {clips}" if clips > 1 else ""
+            report(state["clip"] * step.num_steps + step.i + 1, note)
+
+        yield callback
+
+
+def _sheet(videos: list[Any], prompts: list[str], file: Path) -> None:
+    """Write the contact sheet under a temporary name, then rename it."""
+    from kineograph.video import contact_sheet
+
+    part = file.with_name(f".{file.name}.part")
+    contact_sheet(videos, labels=prompts).save(part, format="PNG")
+    part.replace(file)
