@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet3DConditionModel
+from tiny import perturb, relative, unequal_clip
 
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems import systems
@@ -22,14 +23,6 @@ CONFIGS = {
     "two-layers": dict(TWO, block_out_channels=(32, 32), layers_per_block=2, norm_num_groups=8, head_dim=16),
     "three-levels": dict(THREE, block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=4, head_dim=4),
 }
-
-
-def perturb(module):
-    """Give every parameter a value of its own; zero-initialised layers would hide what they multiply."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
 def both(name, **model):
@@ -54,19 +47,14 @@ def both(name, **model):
     ours_config = ModelScopeConfig(head_dim=head_dim, conv_dropout=0.0, **model)
     system = systems()["modelscope"]
     ours = system.build(ours_config, image)
-    weights = system.key_maps["diffusers"](ours_config).to_ours(reference.state_dict())
+    weights = system.key_maps["diffusers"](ours.config).to_ours(reference.state_dict())
     ours.unet.load_state_dict(weights, strict=True)
     return reference, ours
 
 
-def inputs(frames=5, batch=2, size=8):
-    """Return a clip whose frames differ in scale, so that norms over the clip show up."""
-    scales = torch.linspace(0.3, 3, frames).view(1, frames, 1, 1, 1)
-    return torch.randn(batch, frames, 4, size, size) * scales, torch.tensor([7, 900][:batch]), torch.randn(batch, 6, 24)
-
-
-def difference(ours, theirs):
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+def inputs(frames=5):
+    """Return two clips whose frames differ in scale, so that norms over the clip show up."""
+    return unequal_clip(frames), torch.tensor([7, 900]), torch.randn(2, 6, 24)
 
 
 def run(reference, x, t, context):
@@ -79,7 +67,7 @@ def test_output_equals_unet3d(name, frames):
     reference, ours = both(name)
     x, t, context = inputs(frames)
     with torch.no_grad():
-        assert difference(ours.eval()(x, t, context), run(reference.eval(), x, t, context)) < 1e-5
+        assert relative(ours.eval()(x, t, context), run(reference.eval(), x, t, context)) < 1e-5
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -94,11 +82,11 @@ def test_gradients_equal_unet3d_in_training(name, checkpointing):
     theirs_x, ours_x = x.clone().requires_grad_(), x.clone().requires_grad_()
     target = torch.randn_like(x)
     theirs_out, ours_out = run(reference, theirs_x, t, context), ours(ours_x, t, context)
-    assert difference(ours_out.detach(), theirs_out.detach()) < 1e-5
+    assert relative(ours_out.detach(), theirs_out.detach()) < 1e-5
     (theirs_out - target).square().mean().backward()
     (ours_out - target).square().mean().backward()
-    assert difference(ours_x.grad, theirs_x.grad) < 1e-5
-    keys = systems()["modelscope"].key_maps["diffusers"](ModelScopeConfig())
+    assert relative(ours_x.grad, theirs_x.grad) < 1e-5
+    keys = systems()["modelscope"].key_maps["diffusers"](ours.config)
     theirs = keys.to_ours({key: p.grad for key, p in reference.named_parameters()})
     largest = max(grad.abs().max() for grad in theirs.values())
     for key, parameter in ours.unet.named_parameters():
@@ -107,7 +95,7 @@ def test_gradients_equal_unet3d_in_training(name, checkpointing):
 
 def test_key_map_is_a_bijection():
     reference, ours = both("three-levels")
-    keys = systems()["modelscope"].key_maps["diffusers"](ModelScopeConfig())
+    keys = systems()["modelscope"].key_maps["diffusers"](ours.config)
     back = keys.to_theirs(ours.unet.state_dict())
     assert sorted(back) == sorted(reference.state_dict())
     assert all(torch.equal(back[key], value) for key, value in reference.state_dict().items())

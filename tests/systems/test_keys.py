@@ -4,27 +4,30 @@ import pytest
 import torch
 
 from kineograph.errors import WeightsError
-from kineograph.systems.keys import KeyMap, nest
+from kineograph.systems.keys import KeyMap, PositionTable, nest
 
 MAP = KeyMap(
     pairs=nest([("down.{i}.temp.{j}.", "down.{i}.res.{j}.temporal.")], [("to_q.", "query."), ("norm", "norm")]),
-    drop=("down.{i}.temp.{j}.table",),
+    tables=(PositionTable(beside="to_q.weight", name="table", frames=5),),
 )
 
 
 def weights(*keys):
-    return {key: torch.full((1,), float(n)) for n, key in enumerate(keys)}
+    return {key: torch.full((6, 6), float(n)) for n, key in enumerate(keys)}
 
 
 def test_renames_both_ways():
     theirs = weights("down.3.temp.12.to_q.weight", "down.0.temp.1.norm1.bias", "down.0.res.1.conv.weight")
     ours = MAP.to_ours(theirs)
     assert list(ours) == ["down.3.res.12.temporal.query.weight", "down.0.res.1.temporal.norm1.bias", *list(theirs)[2:]]
-    assert MAP.to_theirs(ours) == theirs
+    back = MAP.to_theirs(ours)
+    assert all(torch.equal(back[key], value) for key, value in theirs.items())
 
 
-def test_dropped_keys_vanish():
+def test_position_tables_are_dropped_and_made():
     assert not MAP.to_ours(weights("down.0.temp.1.table"))
+    made = MAP.to_theirs(weights("down.0.res.1.temporal.query.weight"))
+    assert made["down.0.temp.1.table"].shape == (1, 5, 6)
 
 
 def test_unknown_keys_are_an_error_where_the_map_is_complete():

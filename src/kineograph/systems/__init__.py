@@ -16,7 +16,7 @@ from kineograph.errors import unknown
 if TYPE_CHECKING:
     from kineograph.systems.card import System
 
-_NAMES = ("modelscope",)
+_NAMES = ("modelscope", "animatediff")
 
 
 class Registry(Mapping[str, "System"]):

@@ -46,6 +46,46 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Process:
+    """A discrete diffusion process, owned by the system so that nobody pairs weights with another one by accident.
+
+    Attributes:
+        schedule: Kind of beta schedule, as in `kineograph.diffusion.schedule.beta_schedule`.
+        beta_start: First beta.
+        beta_end: Last beta.
+        prediction: What the network predicts, as in `kineograph.diffusion.parameterization.KINDS`.
+    """
+
+    schedule: str = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    prediction: str = "epsilon"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The authors' sampling settings.
+
+    Attributes:
+        sampler: Name of the sampler.
+        steps: Denoising steps.
+        guidance: Scale of classifier-free guidance.
+        frames: Frames per clip.
+        fps: Frames per second.
+        height: Pixels.
+        width: Pixels.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance: float = 7.5
+    frames: int = 16
+    fps: int = 8
+    height: int = 256
+    width: int = 256
+
+
+@dataclass(frozen=True)
 class System:
     """One published system.
 
@@ -56,7 +96,10 @@ class System:
         presets: Named configurations; `"tiny"` builds within a second and runs on a CPU.
         builder: `(config, image_unet or None) -> VideoUNet`; with an image U-Net it is inflated in place, without one a
             fresh network of the configured size is made.
-        key_maps: Conversions of released weights, by the name of the layout.
+        key_maps: Conversions of released weights, by the name of the layout; each takes the configuration of the image
+            network (`model.config`), which says where layers sit.
+        process: The diffusion process its weights were trained with.
+        sampling: How its authors sample.
     """
 
     name: str
@@ -65,6 +108,8 @@ class System:
     presets: Mapping[str, Any]
     builder: Callable[[Any, Any], VideoUNet]
     key_maps: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=dict)
+    process: Process = field(default_factory=lambda: Process())
+    sampling: Sampling = field(default_factory=lambda: Sampling())
 
     def preset(self, name: str) -> Any:
         """Return a named configuration.

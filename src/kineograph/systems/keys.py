@@ -6,12 +6,39 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from kineograph.errors import WeightsError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class PositionTable:
+    """A sinusoidal table that a foreign layout stores beside certain weights.
+
+    Attributes:
+        beside: Ending of the key of a weight whose last axis is as wide as the table.
+        name: Ending of the table's key, in place of `beside`.
+        frames: Length of the table.
+    """
+
+    beside: str
+    name: str
+    frames: int
+
+    def of(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tables, each `(1, frames, channels)`, that belong to the weights of a state dict."""
+        from kineograph.temporal.position import sinusoidal_positions
+
+        return {
+            key.removesuffix(self.beside) + self.name: sinusoidal_positions(self.frames, value.shape[-1], value)[None]
+            for key, value in state_dict.items()
+            if key.endswith(self.beside)
+        }
 
 
 @dataclass(frozen=True)
@@ -22,23 +49,24 @@ class KeyMap:
         pairs: `(theirs, ours)` prefixes; `{i}` stands for a number and has the same value on both sides. The first pair
             that matches the start of a key is used; what follows the prefix is kept.
         rest: What happens to a key that no pair matches: `"keep"` it as it is, or it is an `"error"`.
-        drop: Foreign prefixes that hold no weights of the network (position tables, running counters).
+        tables: Foreign position tables, which are computed here: dropped on the way in, made on the way out.
         what: Name of the foreign layout, for messages.
     """
 
     pairs: Sequence[tuple[str, str]]
     rest: str = "keep"
-    drop: Sequence[str] = ()
+    tables: Sequence[PositionTable] = ()
     what: str = "foreign"
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename foreign weights to ours."""
-        kept = {key: value for key, value in state_dict.items() if not any(_match(p, key) for p in self._dropped)}
+        kept = {key: value for key, value in state_dict.items() if not any(key.endswith(t.name) for t in self.tables)}
         return self._rename(kept, self._forward)
 
     def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename our weights to the foreign layout."""
-        return self._rename(state_dict, self._backward)
+        renamed = self._rename(state_dict, self._backward)
+        return renamed | {name: table for kind in self.tables for name, table in kind.of(renamed).items()}
 
     @cached_property
     def _forward(self) -> list[tuple[re.Pattern[str], str]]:
@@ -47,10 +75,6 @@ class KeyMap:
     @cached_property
     def _backward(self) -> list[tuple[re.Pattern[str], str]]:
         return [(_pattern(ours), theirs) for theirs, ours in self.pairs]
-
-    @cached_property
-    def _dropped(self) -> list[re.Pattern[str]]:
-        return [_pattern(prefix) for prefix in self.drop]
 
     def _rename(
         self, state_dict: Mapping[str, Tensor], rules: Sequence[tuple[re.Pattern[str], str]]
@@ -83,11 +107,53 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(re.escape(part) if n % 2 == 0 else rf"(?P<{part}>\d+)" for n, part in enumerate(parts)))
 
 
-def _match(pattern: re.Pattern[str], key: str) -> bool:
-    return pattern.match(key) is not None
-
-
 def _apply(pattern: re.Pattern[str], target: str, key: str) -> str | None:
     """Return the new key, or None where the pattern does not match the key's start."""
     found = pattern.match(key)
     return None if found is None else target.format(**found.groupdict()) + key[found.end() :]
+
+
+def motion_module_places(image: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return where motion modules sit in diffusers' `UNetMotionModel` and in ours.
+
+    Args:
+        image: Configuration of the image network; a module follows the attention of a block, or the ResNet where the
+            block has no attention.
+    """
+    blocks = [
+        (f"{part}_blocks.{n}.", kind) for part in ("down", "up") for n, kind in enumerate(image[f"{part}_block_types"])
+    ]
+    places = [
+        (f"{block}motion_modules.{{j}}.", f"{block}{'attentions' if 'Attn' in kind else 'resnets'}.{{j}}.temporal.")
+        for block, kind in blocks
+    ]
+    return [*places, ("mid_block.motion_modules.{j}.", "mid_block.attentions.{j}.temporal.")]
+
+
+# How diffusers names the weights of our layers
+
+TRANSFORMER_KEYS = (
+    ("norm.", "norm."),
+    ("proj_in.", "enter."),
+    ("proj_out.", "leave."),
+    *nest(
+        [("transformer_blocks.{n}.", "blocks.{n}.")],
+        [
+            ("norm", "norm"),
+            *nest(
+                [("attn1.", "attend1."), ("attn2.", "attend2.")],
+                [("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."), ("to_out.0.", "output.")],
+            ),
+            ("ff.net.0.proj.", "feed_forward.widen."),
+            ("ff.net.2.", "feed_forward.narrow."),
+        ],
+    ),
+)
+"""diffusers' `TransformerTemporalModel` and our `TemporalTransformer`."""
+
+CONVOLUTION_KEYS = (
+    *((f"conv{stage + 1}.0.", f"stages.{stage}.norm.") for stage in range(4)),
+    ("conv1.2.", "stages.0.conv."),  # the first stage has no dropout, hence the other index
+    *((f"conv{stage + 1}.3.", f"stages.{stage}.conv.") for stage in range(1, 4)),
+)
+"""diffusers' `TemporalConvLayer` and our `TemporalConvolution`."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from kineograph.systems.card import Card, System
-from kineograph.systems.keys import KeyMap, nest
+from kineograph.systems.card import Card, Sampling, System
+from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap, nest
 from kineograph.temporal.plan import Placement, Plan
 
 if TYPE_CHECKING:
@@ -118,36 +118,10 @@ PRESETS = {
     ),
 }
 
-TRANSFORMER_KEYS = (
-    ("norm.", "norm."),
-    ("proj_in.", "enter."),
-    ("proj_out.", "leave."),
-    *nest(
-        [("transformer_blocks.{n}.", "blocks.{n}.")],
-        [
-            ("norm", "norm"),
-            *nest(
-                [("attn1.", "attend1."), ("attn2.", "attend2.")],
-                [("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."), ("to_out.0.", "output.")],
-            ),
-            ("ff.net.0.proj.", "feed_forward.widen."),
-            ("ff.net.2.", "feed_forward.narrow."),
-        ],
-    ),
-)
-"""diffusers' `TransformerTemporalModel` and our `TemporalTransformer`."""
-
-CONVOLUTION_KEYS = (
-    *((f"conv{stage + 1}.0.", f"stages.{stage}.norm.") for stage in range(4)),
-    ("conv1.2.", "stages.0.conv."),  # the first stage has no dropout, hence the other index
-    *((f"conv{stage + 1}.3.", f"stages.{stage}.conv.") for stage in range(1, 4)),
-)
-"""diffusers' `TemporalConvLayer` and our `TemporalConvolution`."""
-
 _BLOCKS = ("down_blocks.{b}.", "up_blocks.{b}.", "mid_block.")
 
 
-def diffusers_keys(config: ModelScopeConfig) -> KeyMap:
+def diffusers_keys(image: Mapping[str, Any]) -> KeyMap:
     """Return the map between diffusers' `UNet3DConditionModel` and ours; spatial keys are the same in both."""
     convolutions = [(f"{block}temp_convs.{{j}}.", f"{block}resnets.{{j}}.temporal.") for block in _BLOCKS]
     transformers = [(f"{block}temp_attentions.{{j}}.", f"{block}attentions.{{j}}.temporal.") for block in _BLOCKS]
@@ -167,4 +141,5 @@ SYSTEM = System(
     presets=PRESETS,
     builder=build,
     key_maps={"diffusers": diffusers_keys},
+    sampling=Sampling(guidance=9.0),  # text_to_video_synthesis_model.py: DDIM 50, guide_scale 9.0, 16 frames of 256
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kineograph.temporal.attend import attend
 from kineograph.temporal.layer import TemporalLayer, zero
 from kineograph.temporal.norm import FrameGroupNorm, NormOver, divisor
+from kineograph.temporal.position import check_length, sinusoidal_positions
 
 
 class FrameAttention(nn.Module):
@@ -55,21 +56,32 @@ class FeedForward(nn.Module):
 
 
 class FrameTransformerBlock(nn.Module):
-    """Two self-attentions over the frames and a feed-forward network, each after a LayerNorm and added back."""
+    """Self-attentions over the frames and a feed-forward network, each after a LayerNorm and added back.
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int):
+    Args:
+        channels: Width of the tokens.
+        num_heads: Number of heads.
+        head_dim: Width of a head.
+        positions: Add the sinusoidal code of the frames to the normalised input of each attention.
+        attentions: One or two self-attentions.
+    """
+
+    def __init__(self, channels: int, num_heads: int, head_dim: int, positions: bool = False, attentions: int = 2):
         super().__init__()
+        self.positions = positions
         self.norm1 = nn.LayerNorm(channels)
         self.attend1 = FrameAttention(channels, num_heads, head_dim)
-        self.norm2 = nn.LayerNorm(channels)
-        self.attend2 = FrameAttention(channels, num_heads, head_dim)
+        self.norm2 = nn.LayerNorm(channels) if attentions > 1 else None
+        self.attend2 = FrameAttention(channels, num_heads, head_dim) if attentions > 1 else None
         self.norm3 = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(positions, frames, channels)` to the same shape."""
-        x = x + self.attend1(self.norm1(x))
-        x = x + self.attend2(self.norm2(x))
+        code = sinusoidal_positions(x.shape[1], x.shape[2], x) if self.positions else 0
+        x = x + self.attend1(self.norm1(x) + code)
+        if self.norm2 is not None and self.attend2 is not None:
+            x = x + self.attend2(self.norm2(x) + code)
         return x + self.feed_forward(self.norm3(x))
 
 
@@ -85,10 +97,11 @@ def head_split(channels: int, num_heads: int | None, head_dim: int | None) -> tu
 
 
 class TemporalTransformer(TemporalLayer):
-    """ModelScopeT2V's temporal transformer (Wang et al. 2023, arXiv:2308.06571, section 3.3).
+    """GroupNorm, linear projection in, blocks of frame self-attention, linear projection out, residual.
 
-    GroupNorm, linear projection in, blocks of two frame self-attentions and a feed-forward network, linear projection
-    out, residual. No positional code. The output projection starts at zero, so a fresh layer is the identity.
+    With its defaults the temporal transformer of ModelScopeT2V (Wang et al. 2023, arXiv:2308.06571, section 3.3); with
+    `max_frames` the motion module of AnimateDiff (Guo et al. 2023, arXiv:2307.04725, section 4.2). The output
+    projection starts at zero, so a fresh layer is the identity.
 
     Args:
         channels: Channels of the feature map.
@@ -98,6 +111,8 @@ class TemporalTransformer(TemporalLayer):
         depth: Number of blocks.
         norm_groups: Groups of the entry norm.
         norm_over: Statistics of the entry norm: each frame, or the clip as in ModelScopeT2V.
+        max_frames: Frames told apart by a sinusoidal code, and the longest clip; None: no code and any length.
+        attentions: Self-attentions of a block, 1 or 2.
     """
 
     def __init__(
@@ -109,17 +124,23 @@ class TemporalTransformer(TemporalLayer):
         depth: int = 1,
         norm_groups: int = 32,
         norm_over: NormOver = "clip",
+        max_frames: int | None = None,
+        attentions: int = 2,
     ):
         super().__init__()
         heads, head_width = head_split(round(channels * width), num_heads, head_dim)
         inner = heads * head_width
         self.norm = FrameGroupNorm(channels, norm_groups, eps=1e-6, over=norm_over)
         self.enter = nn.Linear(channels, inner)
-        self.blocks = nn.ModuleList(FrameTransformerBlock(inner, heads, head_width) for _ in range(depth))
+        self.max_frames = max_frames
+        self.blocks = nn.ModuleList(
+            FrameTransformerBlock(inner, heads, head_width, max_frames is not None, attentions) for _ in range(depth)
+        )
         self.leave = zero(nn.Linear(inner, channels))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Map folded frames `(batch * frames, channels, height, width)` to the same shape."""
+        check_length(num_frames, self.max_frames)
         tokens = rearrange(self.norm(x.flatten(2), num_frames), "b c f n -> (b n) f c")
         tokens = self.enter(tokens)
         for block in self.blocks:

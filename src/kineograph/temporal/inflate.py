@@ -21,6 +21,7 @@ from kineograph.temporal.attention import TemporalTransformer
 from kineograph.temporal.convolution import TemporalConvolution
 from kineograph.temporal.frames import carry_clip_through_checkpoints
 from kineograph.temporal.layer import TemporalLayer, run_layer
+from kineograph.temporal.norm import SpatialClipNorm, span_clips, span_frames
 from kineograph.temporal.plan import Part, Placement, Plan
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -52,6 +53,9 @@ def inflate(network: Network, plan: Plan) -> Network:
         raise InputError("This network already has temporal layers. Remove them with strip(network) first.")
     for placement in plan.placements:
         _place(network, placement, skip_single_frame=plan.single_frame == "skip")
+    if plan.spatial_norm == "clip":
+        for norm in spatial_norms(network):
+            span_clips(norm)
     network.register_forward_pre_hook(_carry_clip)
     return network
 
@@ -82,6 +86,8 @@ def strip(network: Network) -> Network:
                     table.pop(number, None)
         if isinstance(module._modules.get("temporal"), TemporalLayer):
             del module.temporal
+        if isinstance(module, SpatialClipNorm):
+            span_frames(module)
     return network
 
 
@@ -132,6 +138,16 @@ _AT: Mapping[str, Callable[[nn.Module], Iterator[nn.Module]]] = {
     "pair": _pairs,
     "transformer_block": _transformer_blocks,
 }
+
+
+def spatial_norms(network: nn.Module) -> Iterator[nn.GroupNorm]:
+    """Yield the group norms of a U-Net's ResNet blocks and of its output, those that LaVie takes over time."""
+    for block in _blocks(network, ("down", "mid", "up")):
+        for resnet in _resnets(block):
+            yield from (norm for norm in (resnet.norm1, resnet.norm2) if isinstance(norm, nn.GroupNorm))
+    output = getattr(network, "conv_norm_out", None)
+    if isinstance(output, nn.GroupNorm):
+        yield output
 
 
 def output_channels(module: Any) -> int:

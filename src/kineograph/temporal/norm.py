@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from kineograph.temporal.frames import current_clip
 
 NormOver = Literal["frame", "clip"]
 
@@ -42,3 +45,31 @@ class FrameGroupNorm(nn.GroupNorm):
         if self.over == "clip":
             return super().forward(rearrange(x, "(b f) c n -> b c f n", f=num_frames))
         return rearrange(super().forward(x), "(b f) c n -> b c f n", f=num_frames)
+
+
+class SpatialClipNorm(nn.GroupNorm):
+    """A group norm of the image network whose statistics span the frames of the current clip.
+
+    An `nn.GroupNorm` becomes one by a change of class, so its weights keep their place. With time off, and for trailing
+    independent images, every frame keeps its own statistics.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise folded frames `(batch * frames, channels, height, width)`."""
+        clip = current_clip()
+        if not clip.temporal or clip.num_frames == 1:
+            return super().forward(input)
+        clips = rearrange(input, "(b f) c h w -> b c f h w", f=clip.num_frames)
+        video, images = clips.tensor_split([clip.num_frames - clip.num_images], 2)
+        parts = [super().forward(video), *(super(SpatialClipNorm, self).forward(i) for i in images.split(1, 2))]
+        return rearrange(torch.cat(parts if clip.num_images else parts[:1], 2), "b c f h w -> (b f) c h w")
+
+
+def span_clips(norm: nn.GroupNorm) -> None:
+    """Let a group norm's statistics span the frames of a clip, in place."""
+    norm.__class__ = SpatialClipNorm
+
+
+def span_frames(norm: nn.GroupNorm) -> None:
+    """Undo `span_clips`."""
+    norm.__class__ = nn.GroupNorm

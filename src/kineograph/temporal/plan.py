@@ -46,14 +46,19 @@ class Plan:
     Attributes:
         placements: What goes where. Two placements must not meet on one module.
         single_frame: `"run"`: temporal layers also run on clips of one frame; `"skip"`: one frame is an image.
+        spatial_norm: Statistics of the image network's group norms, those of its ResNet blocks and its output:
+            `"frame"` leaves them alone; `"clip"` shares them between the frames of a clip (AnimateDiff v1, LaVie).
     """
 
     placements: tuple[Placement, ...]
     single_frame: Literal["run", "skip"] = "run"
+    spatial_norm: Literal["frame", "clip"] = "frame"
 
     def __post_init__(self):
         if self.single_frame not in ("run", "skip"):
             raise unknown("single_frame", self.single_frame, ("run", "skip"))
+        if self.spatial_norm not in ("frame", "clip"):
+            raise unknown("spatial_norm", self.spatial_norm, ("frame", "clip"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON data."""
