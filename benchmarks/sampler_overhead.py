@@ -35,10 +35,12 @@ TWICE = (iid(SHAPE, SEEDS), iid(SHAPE, SEEDS))
 
 
 def denoiser(x, t, condition=None):
+    """Return an estimate made beforehand: a network that costs nothing."""
     return ESTIMATE
 
 
 def fresh():
+    """Return a new source of noise."""
     return ClipGenerators(SEEDS)
 
 
@@ -71,6 +73,7 @@ PEERS = {
 
 
 def peer(name):
+    """Return the loop of a diffusers pipeline around the scheduler of this name."""
     from diffusers import schedulers
 
     class_name, config = PEERS[name]
@@ -90,6 +93,7 @@ def peer(name):
 
 
 def milliseconds_per_step(run, x):
+    """Time one run and divide it by its steps."""
     start = time.perf_counter()
     run(x)
     return 1e3 * (time.perf_counter() - start) / STEPS
@@ -109,6 +113,7 @@ def growth(run, x):
 
 
 def measure():
+    """Time everything, interleaved, and return the rows."""
     warnings.simplefilter("ignore")
     x = iid(SHAPE, SEEDS)
     runs = {**{("ours", n): r for n, r in SAMPLERS.items()}, **{("diffusers", n): peer(n) for n in PEERS}}
@@ -129,6 +134,7 @@ def measure():
 
 
 def main():
+    """Print the table, or JSON."""
     result = measure()
     if "--json" in sys.argv[1:]:
         print(json.dumps(result, indent=2))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kineograph.diffusion.denoiser import NetworkDenoiser
+from kineograph.diffusion.inversion import bdia, ddim_inversion, edict
 from kineograph.diffusion.levels import Levels
 from kineograph.diffusion.noise import ClipGenerators, iid
 from kineograph.diffusion.parameterization import add_noise
@@ -274,6 +275,27 @@ def test_samplers_leave_their_start_alone_and_build_no_graph():
     result = ddim(lambda x, t, c: weight * x * 0.5, x, schedule.levels(schedule.timesteps(4)))
     assert not result.requires_grad
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "euler", "plms", "lms", "consistency", "edict", "bdia", "inversion"])
+def test_a_step_never_waits_for_the_device(name):
+    """On the meta device there are no values: reading one back, as `.item()` or `if x > 0` would, raises."""
+    schedule = Schedule.named("scaled_linear")
+    levels = schedule.levels(schedule.timesteps(6))
+    x = torch.empty(2, 3, 4, 4, 4, device="meta")
+    denoiser = NetworkDenoiser(lambda x, t, c: torch.tanh(x), schedule, "v")
+    more = {
+        "euler": lambda: euler(denoiser, x, levels),
+        "plms": lambda: plms(denoiser, x, levels),
+        "lms": lambda: lms(denoiser, x, levels),
+        "consistency": lambda: consistency(denoiser, x, levels, noise=ClipGenerators(SEEDS)),
+        "edict": lambda: edict(denoiser, (x, x), levels)[0],
+        "bdia": lambda: bdia(denoiser, (x, x), levels)[1],
+        "inversion": lambda: ddim_inversion(denoiser, x, levels),
+    }
+    result = more[name]() if name in more else SAMPLERS[name](denoiser, x, levels, list(SEEDS))
+    assert result.device.type == "meta"
+    assert result.shape == x.shape
 
 
 def test_unknown_variance():
