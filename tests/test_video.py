@@ -229,6 +229,18 @@ def test_gif_of_many_colours_keeps_still_areas_still(tmp_path):
     assert np.abs(back.astype(int) - pixels).mean() < 8
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_gif_keeps_a_flat_background_exactly(tmp_path, channels):
+    pixels = np.full((3, 64, 64, channels), 255, np.uint8)
+    pixels[:, 8:40, 8:40, :3] = noise(3, 32, 32) // 2
+    pixels[:, 50:, :, :3] = 0
+    pixels[:, 60:, :, 3:] = 0
+    back = Video.read(Video.from_uint8(pixels, 10).save(tmp_path / "a.gif")).to_uint8()
+    assert (back[:, :8] == 255).all()
+    assert (back[:, 50:60] == pixels[:, 50:60]).all()
+    assert (back[:, 60:, :, 3:] == 0).all()
+
+
 def test_gif_delays_are_true_centiseconds(tmp_path):
     path = Video.from_uint8(smooth(8), 8).save(tmp_path / "a.gif")
     with Image.open(path) as image:

@@ -19,6 +19,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import unescape
@@ -141,12 +142,13 @@ class Picture(NamedTuple):
     Attributes:
         time: Seconds after the first frame of the file.
         duration: Seconds on screen, where the file says so.
-        pixels: uint8, (height, width, 3 or 4).
+        pixels: Function that gives uint8 (height, width, 3 or 4). Converting colours costs more than decoding, so it
+            waits until somebody looks.
     """
 
     time: float
     duration: float | None
-    pixels: np.ndarray
+    pixels: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -441,7 +443,7 @@ def _av_decode(
         for frame in _strict_frames(container, stream, decode, info, clock, whole=seek is None):
             time = _snap(clock(frame), record, tick)
             duration = frame.duration * clock.unit if frame.duration else None
-            yield Picture(time, duration, _to_pixels(frame, info, record, path))
+            yield Picture(time, duration, partial(_to_pixels, frame, info, record, path))
 
 
 class _Clock:
@@ -695,13 +697,17 @@ def _browser_delay(milliseconds: float | None, container: str) -> float:
     return float(milliseconds)
 
 
+def _same(pixels: np.ndarray) -> np.ndarray:
+    return pixels
+
+
 def _pillow_pictures(
     path: Path, info: MediaInfo, durations: list[float], record: Record | None, tick: float
 ) -> Iterator[Picture]:
     elapsed = 0.0
     for frame, milliseconds in zip(_pillow_frames(path), durations, strict=True):
         pixels = np.array(frame.convert("RGBA" if info.alpha else "RGB"))
-        yield Picture(_snap(elapsed / 1000, record, tick), milliseconds / 1000, pixels)
+        yield Picture(_snap(elapsed / 1000, record, tick), milliseconds / 1000, partial(_same, pixels))
         elapsed += milliseconds
 
 
@@ -766,14 +772,17 @@ def _natural(file: Path) -> list[tuple[int, int, str]]:
 
 def _folder_frames(files: list[Path], times: tuple[float, ...], info: MediaInfo) -> Iterator[Picture]:
     for file, time in zip(files, times, strict=True):
-        frame = next(_pillow_frames(file))
-        pixels = np.array(frame.convert("RGBA" if info.alpha else "RGB"))
-        if pixels.shape[:2] != (info.height, info.width):
-            raise MediaError(
-                f"'{file}' is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the folder's first picture is "
-                f"{info.width}x{info.height}: frames of one video must have one size."
-            )
-        yield Picture(time, None, pixels)
+        yield Picture(time, None, partial(_folder_frame, file, info))
+
+
+def _folder_frame(file: Path, info: MediaInfo) -> np.ndarray:
+    pixels = np.array(next(_pillow_frames(file)).convert("RGBA" if info.alpha else "RGB"))
+    if pixels.shape[:2] != (info.height, info.width):
+        raise MediaError(
+            f"'{file}' is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the folder's first picture is "
+            f"{info.width}x{info.height}: frames of one video must have one size."
+        )
+    return pixels
 
 
 def check_window(start: float, end: float | None, fps: float | None, num_frames: int | None) -> None:

@@ -421,11 +421,11 @@ def _palettise(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int | None]:
     """
     clear = pixels[..., 3] < 128 if pixels.shape[-1] == 4 else None
     room = 256 if clear is None else 255
-    packed = pixels[..., :3].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    packed = _packed(pixels)
     colours = np.unique(packed if clear is None else packed[~clear])
     if len(colours) <= room:
         indices = np.searchsorted(colours, packed).clip(0, 255).astype(np.uint8)
-        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
+        palette = _unpacked(colours)
     else:
         palette = _best_palette(pixels[..., :3] if clear is None else pixels[..., :3][~clear][None, None], room)
         indices = _dither(pixels[..., :3], palette)
@@ -435,23 +435,48 @@ def _palettise(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int | None]:
     return indices, np.concatenate([palette, np.zeros((1, 3), np.uint8)]), len(palette)
 
 
-def _best_palette(pixels: np.ndarray, colours: int, sample: int = 1 << 15, rounds: int = 3) -> np.ndarray:
-    """Choose a palette for a whole clip: median cut and k-means over an even sample of its pixels."""
-    flat = pixels.reshape(-1, 3)
-    flat = flat[:: max(1, len(flat) // sample)]
-    image = _image(flat[: len(flat) // 64 * 64].reshape(-1, 64, 3)) if len(flat) >= 64 else _image(flat[None])
-    palette = np.array(image.quantize(colours, method=0).getpalette("RGB"), np.float32).reshape(-1, 3)[:colours]
-    points = flat.astype(np.float32)
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., :3].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _unpacked(colours: np.ndarray) -> np.ndarray:
+    return np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
+
+
+def _best_palette(pixels: np.ndarray, colours: int, sample: int = 1 << 15, flat_share: float = 0.005) -> np.ndarray:
+    """Choose a palette for a whole clip: its flat colours exactly, the rest by median cut and k-means over a sample.
+
+    Args:
+        pixels: uint8, (..., 3).
+        colours: Size of the palette, at most.
+        sample: Number of pixels looked at, evenly spaced.
+        flat_share: A colour with at least this share of the pixels is kept exactly, so that a white background stays.
+    """
+    points = pixels.reshape(-1, 3)
+    points = points[:: max(1, len(points) // sample)]
+    found, counts = np.unique(_packed(points), return_counts=True)
+    exact = _unpacked(found[counts >= flat_share * len(points)])[: colours // 2]
+    points = points[~np.isin(_packed(points), _packed(exact))]
+    if len(points) == 0:
+        return exact
+    image = _image(np.resize(points, (-(-len(points) // 64), 64, 3)))
+    rest = np.array(image.quantize(colours - len(exact), method=0).getpalette("RGB"), np.uint8).reshape(-1, 3)
+    rest = _k_means(points.astype(np.float32), rest[: colours - len(exact)].astype(np.float32))
+    return np.concatenate([exact, rest.round().astype(np.uint8)])
+
+
+def _k_means(points: np.ndarray, centres: np.ndarray, rounds: int = 3) -> np.ndarray:
+    """Move centres (n, 3) to the mean of their points (m, 3), a few times (Lloyd's algorithm)."""
     for _ in range(rounds):
-        nearest = (np.square(palette).sum(-1) - 2 * points @ palette.T).argmin(-1)
-        counts = np.bincount(nearest, minlength=len(palette))[:, None]
-        sums = np.stack([np.bincount(nearest, points[:, c], len(palette)) for c in range(3)], -1)
-        palette = np.where(counts > 0, sums / np.maximum(counts, 1), palette).astype(np.float32)
-    return palette.round().astype(np.uint8)
+        nearest = (np.square(centres).sum(-1) - 2 * points @ centres.T).argmin(-1)
+        counts = np.bincount(nearest, minlength=len(centres))[:, None]
+        sums = np.stack([np.bincount(nearest, points[:, axis], len(centres)) for axis in range(3)], -1)
+        centres = np.where(counts > 0, sums / np.maximum(counts, 1), centres).astype(np.float32)
+    return centres
 
 
 def _dither(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Quantise with an ordered (Bayer 8x8) dither as wide as the palette is coarse."""
+    """Quantise with an ordered (Bayer 8x8) dither as wide as the palette is coarse; palette colours stay clean."""
     from PIL import Image
 
     distances = np.linalg.norm(palette[:, None].astype(np.float32) - palette[None], axis=-1)
@@ -461,9 +486,17 @@ def _dither(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     offsets = np.round((_bayer(8) - 0.5) * spread).astype(np.int16)
     tiled = np.tile(offsets, (height // 8 + 1, width // 8 + 1))[:height, :width, None]
     table = Image.new("P", (1, 1))
-    table.putpalette(palette.tobytes())
-    frames = ((frame.astype(np.int16) + tiled).clip(0, 255).astype(np.uint8) for frame in pixels)
-    return np.stack([np.array(_image(frame).quantize(palette=table, dither=Image.Dither.NONE)) for frame in frames])
+    table.putpalette(np.concatenate([palette, palette[-1:].repeat(256 - len(palette), 0)]).tobytes())
+    return np.stack([_dithered(frame, tiled, table, palette) for frame in pixels])
+
+
+def _dithered(frame: np.ndarray, offsets: np.ndarray, table: Any, palette: np.ndarray) -> np.ndarray:
+    noisy = _image((frame.astype(np.int16) + offsets).clip(0, 255).astype(np.uint8))
+    indices = np.array(noisy.quantize(palette=table, dither=0)).clip(0, len(palette) - 1)
+    order = np.argsort(_packed(palette), kind="stable")
+    known, packed = _packed(palette)[order], _packed(frame)
+    place = np.searchsorted(known, packed).clip(0, len(known) - 1)
+    return np.where(known[place] == packed, order[place], indices).astype(np.uint8)
 
 
 def _bayer(size: int) -> np.ndarray:

@@ -170,7 +170,7 @@ class Video:
         for picture in islice(pictures, num_frames):
             times.append(picture.time)
             lengths.append(picture.duration)
-            frames.append(_prepared(picture.pixels, size, backdrop, frames[0].shape if frames else None, source.info))
+            frames.append(_prepared(picture.pixels(), size, backdrop, frames[0].shape if frames else None, source.info))
         _check_count(len(frames), num_frames, start, source.info)
         rate, kept = (fps, None) if fps is not None else _rate(times, lengths[-1], source)
         stacked = torch.stack(frames)
@@ -327,7 +327,7 @@ def iterate(
     """
     check_window(start, end, None, None)
     source = open_source(Path(path))
-    return ((picture.time, picture.pixels) for picture in _window(source, start, end))
+    return ((picture.time, picture.pixels()) for picture in _window(source, start, end))
 
 
 def contact_sheet(
