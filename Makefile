@@ -34,8 +34,7 @@ help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: $(CORE) ## Install what a user needs and make a clip with the bundled model.
-	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --seed 1
-	@$(BIN)/python -c 'import kineograph as kg; kg.Video.read("demo.mp4").contact_sheet().save("demo.png")'
+	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --preview demo.png --seed 1
 	@echo "The clip: $(CURDIR)/demo.mp4   its frames side by side: $(CURDIR)/demo.png"
 
 test: $(TEST) ## Install what the tests need and run them (ARGS="-k name" narrows).
@@ -62,7 +61,7 @@ bench: $(CORE) ## Time this machine against diffusers.
 	$(BIN)/kineograph bench $(ARGS)
 
 figures: $(TEST) ## Make every picture of README and docs anew.
-	for script in docs/figures/*.py; do $(BIN)/python "$$script"; done
+	for script in $$(find docs -name "*figures.py" | sort); do $(BIN)/python "$$script"; done
 
 readme: $(CORE) ## Write the registry table of README.md anew.
 	$(BIN)/python -m kineograph.cli.systems README.md

@@ -15,16 +15,14 @@ from kineograph.cli.doctor import requirements
 SRC = Path(__file__).parents[1] / "src" / "kineograph"
 FILES = sorted(SRC.rglob("*.py"))
 
-BASE = {"video", "errors", "devices", "_container"}
+BASE = {"video", "errors"}
 ABOVE_SYSTEMS = {"sampling", "training", "editing", "metrics"}
 CHAIN = ["diffusion", "temporal", "models", "systems"]
 # Each part and the parts it may import, besides itself and BASE. Checkpoints reads and writes networks' weights, so it
 # may use models and systems; sampling may use it to load what the user names.
 ALLOWED: dict[str, set[str]] = {
-    "video": {"errors", "_container"},
-    "_container": {"errors"},
+    "video": {"errors"},
     "errors": set(),
-    "devices": {"errors"},
     "diffusion": set(),
     "temporal": {"diffusion"},
     "models": {"diffusion", "temporal"},
@@ -48,7 +46,12 @@ DEVICE_FILES = {"devices.py"}
 def part_of(path: Path) -> str:
     """Name the part a file belongs to: its folder, or its own name at the top level."""
     relative = path.relative_to(SRC)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    return home(relative.parts[0] if len(relative.parts) > 1 else relative.stem)
+
+
+def home(name: str) -> str:
+    """Count the private modules at the top level, which read and write files, to `video`."""
+    return "video" if name.startswith("_") and not name.startswith("__") else name
 
 
 def own_imports(path: Path) -> Iterator[tuple[str, int]]:
@@ -78,7 +81,7 @@ def wrong_imports(path: Path) -> list[str]:
     part = part_of(path)
     base = set() if part in BASE else BASE
     allowed = ALLOWED[part] | base | {part, "__version__"}
-    found = ((module.split(".")[1], line) for module, line in own_imports(path))
+    found = ((home(module.split(".")[1]), line) for module, line in own_imports(path))
     return [f"{path.relative_to(SRC)}:{line} imports {target}" for target, line in found if target not in allowed]
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import tyro
 
@@ -44,16 +44,11 @@ def parse(module: ModuleType, name: str, words: Sequence[str]) -> Any:
         InputError: A flag or value is not allowed; the message names the nearest flag.
         SystemExit: Status 0, after `--help` was printed.
     """
-    verbs = _verbs(module.Args)
-    if verbs and words and not words[0].startswith("-") and words[0] not in verbs:
-        raise unknown(f"verb of 'kineograph {name}'", words[0], verbs)
-    description = module.__doc__ if verbs else None
+    kind, program, words = _chosen(module, name, list(words))
     shown, said = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
-            return tyro.cli(
-                module.Args, prog=f"kineograph {name}", description=description, args=list(words), config=CONFIG
-            )
+            return tyro.cli(kind, prog=program, args=words, config=CONFIG)
     except SystemExit as stop:
         if stop.code:
             raise InputError(_unframed(said.getvalue())) from None
@@ -93,10 +88,31 @@ def _whole(commands: Mapping[str, tuple[str, str]]) -> dict[str, Callable[..., A
     return {name: kind if isinstance(kind, type) else _holder(kind) for name, kind in kinds.items()}
 
 
-def _verbs(kind: Any) -> list[str]:
-    """Return the verbs of a command whose `Args` is a union; none for a single dataclass."""
-    marks = [mark for member in get_args(kind) for mark in get_args(member)[1:]]
-    return [name for mark in marks if (name := getattr(mark, "name", None))]
+def verbs(kind: Any) -> dict[str, Any]:
+    """Return the dataclass of each verb of a command; none where `Args` is a single dataclass."""
+    members = [kind] if get_origin(kind) is Annotated else get_args(kind)
+    return {mark.name: get_args(m)[0] for m in members for mark in get_args(m)[1:] if getattr(mark, "name", None)}
+
+
+def _chosen(module: ModuleType, name: str, words: list[str]) -> tuple[Any, str, list[str]]:
+    """Return what to parse into, the program's name in help, and the words left."""
+    kinds = verbs(module.Args)
+    if not kinds:
+        return module.Args, f"kineograph {name}", words
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(_verbs_overview(module, name, kinds))
+        raise SystemExit(0 if words else 2)
+    if words[0] not in kinds:
+        raise unknown(f"verb of 'kineograph {name}'", words[0], kinds)
+    return kinds[words[0]], f"kineograph {name} {words[0]}", words[1:]
+
+
+def _verbs_overview(module: ModuleType, name: str, kinds: Mapping[str, Any]) -> str:
+    """Return the text of `kineograph NAME --help` for a command with verbs."""
+    width = max(len(verb) for verb in kinds)
+    lines = [f"  {verb:<{width}}  {(kind.__doc__ or '').splitlines()[0]}" for verb, kind in kinds.items()]
+    title = (module.__doc__ or "").splitlines()[0]
+    return "\n".join([f"usage: kineograph {name} VERB [OPTIONS]", "", title, "", "verbs:", *lines]) + "\n"
 
 
 def _holder(kind: Any) -> Callable[..., Any]:
