@@ -1,0 +1,1 @@
+"""Feature extractors: one protocol, official networks from given weights, and stand-ins that work offline."""
