@@ -12,6 +12,7 @@ from diffusers.pipelines.free_init_utils import FreeInitMixin
 from kineograph.diffusion.decomposed import TwoNetworks, base_frame, combine, decomposed, frame_shares
 from kineograph.diffusion.noise import (
     ClipGenerators,
+    correlated,
     iid,
     low_pass,
     mix_frequencies,
@@ -89,6 +90,18 @@ def test_limits_of_pyoco():
     assert shared_parts(1.0) == (pytest.approx(0.5**0.5), pytest.approx(0.5**0.5))
     with pytest.raises(InputError, match="at least 0"):
         mixed((1, 1, 1, 1), [1], alpha=-1.0)
+
+
+@pytest.mark.parametrize("covariance_of", [mixed_covariance, progressive_covariance])
+def test_fresh_noise_can_follow_the_prior(covariance_of):
+    source = correlated(ClipGenerators(SEEDS), covariance_of(6))
+    like = torch.empty(3, *SHAPE)
+    first, second = source(like), source(like)
+    for draw in (first, second):
+        torch.testing.assert_close(covariance(draw), covariance_of(6), atol=2 * TOLERANCE, rtol=0)
+    assert abs(float((first * second).mean())) < TOLERANCE
+    alone = correlated(ClipGenerators(SEEDS[1:2]), covariance_of(6))(like[:1])
+    torch.testing.assert_close(alone[0], first[1])
 
 
 def test_first_noise_is_that_of_a_plain_generator_and_steps_draw_another_stream():

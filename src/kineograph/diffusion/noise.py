@@ -8,7 +8,7 @@ VideoFusion, which comes with two networks, is in `decomposed`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -152,6 +152,26 @@ def progressive_covariance(num_frames: int, alpha: float = 2.0) -> Tensor:
     """Return the covariance between frames of `progressive`, (alpha / sqrt(1 + alpha^2))^|i - j|; float64."""
     index = torch.arange(num_frames, dtype=torch.float64)
     return shared_parts(alpha)[0] ** (index[:, None] - index[None, :]).abs()
+
+
+def correlated(noise: Callable[[Tensor], Tensor], covariance: Tensor) -> Callable[[Tensor], Tensor]:
+    """Give the fresh noise of a stochastic sampler the same covariance between frames as the first noise.
+
+    Args:
+        noise: Independent noise for a state, such as a `ClipGenerators`.
+        covariance: Positive definite (frames, frames), such as `progressive_covariance(16)`.
+
+    Returns:
+        A source of noise (batch, frames, ...) with that covariance.
+    """
+    factor = torch.linalg.cholesky(covariance)
+
+    def draw(like: Tensor) -> Tensor:
+        nonlocal factor
+        factor = factor.to(like)
+        return torch.einsum("f g, b g ... -> b f ...", factor, noise(like))
+
+    return draw
 
 
 def shared_parts(alpha: float) -> tuple[float, float]:
