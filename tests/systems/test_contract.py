@@ -23,7 +23,11 @@ def tiny_call(model, frames=3, batch=2):
     """Return arguments that fit a tiny system's image network."""
     config = model.config
     size = config["sample_size"]
+    conditions = {}
+    if config["class_embed_type"] == "projection":
+        conditions["class_labels"] = torch.randn(batch, config["projection_class_embeddings_input_dim"])
     return {
+        **conditions,
         "x": torch.randn(batch, frames, config["in_channels"], size, size)
         * torch.linspace(0.3, 3, frames).view(frames, 1, 1, 1),
         "timestep": torch.tensor([7, 900]),
@@ -39,6 +43,7 @@ def test_card_is_complete(name):
     assert card.evidence in ("parity", "paper")
     text = inspect.getdoc(importlib.import_module(f"kineograph.systems.{name}"))
     assert card.arxiv in text
+    assert card.title.split(":")[0].split()[0] in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,11 +74,12 @@ def test_tiny_preset_is_the_image_network_at_first_and_relates_frames_afterwards
     call = tiny_call(model)
     out = model(**call)
     assert out.shape == (*call["x"].shape[:2], model.config["out_channels"], *call["x"].shape[3:])
-    with model.temporal_off():
-        assert relative(out, model(**call)) < 1e-5
+    if systems()[name].starts_as_image:
+        with model.temporal_off():
+            assert relative(out, model(**call)) < 1e-5
     perturb(model)
     before = model(**call)
-    call["x"][0, -1] += 1
+    call["x"][0, 0] += 1
     moved = (model(**call) - before).abs().amax((2, 3, 4))
     assert (moved[0] > 0).all()
     assert (moved[1] == 0).all()
@@ -84,6 +90,8 @@ def test_training_step_moves_only_temporal_weights_when_the_rest_is_frozen(name)
     from kineograph.temporal.tags import train_only
 
     model = perturb(systems()[name].build("tiny")).train()
+    if not temporal_state_dict(model.unet):
+        pytest.skip("needs no training")
     model.enable_gradient_checkpointing()
     optimizer = torch.optim.SGD(train_only(model, ["temporal"]), lr=1.0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -110,7 +118,7 @@ def test_given_image_network_is_inflated_in_place(name):
     image = strip(system.build("tiny").unet)
     model = system.build("tiny", image)
     assert model.unet is image
-    assert temporal_state_dict(image)
+    assert bool(temporal_state_dict(image)) is bool(model.plan.placements)
 
 
 def test_public_face_lists_the_registry():

@@ -9,6 +9,7 @@ from tiny import perturb, relative, unequal_clip
 from kineograph.temporal import attend as attend_module
 from kineograph.temporal.attend import attend
 from kineograph.temporal.attention import TemporalTransformer, head_split
+from kineograph.temporal.blend import TemporalResBlock, TemporalVideoBlock
 from kineograph.temporal.convolution import FrameConv, TemporalConvolution
 from kineograph.temporal.norm import FrameGroupNorm, divisor
 
@@ -129,3 +130,40 @@ def test_bfloat16_autocast_stays_near_float32():
         expected = layer(x, 8) - x
         with torch.autocast("cpu", torch.bfloat16):
             assert relative(layer(x, 8).float() - x, expected) < 3e-2
+
+
+def test_video_block_starts_as_identity_and_keeps_its_window():
+    layer = TemporalVideoBlock(16, 12, head_dim=8, window=2)
+    x, context = torch.randn(2 * 6, 5, 16), torch.randn(2 * 6, 3, 12)
+    assert torch.allclose(layer(x, 6, context), x, atol=1e-6)
+    perturb(layer, 0.2)
+    changed = x.clone()
+    changed[0] += 1
+    moved = (layer(changed, 6, context) - layer(x, 6, context)).abs().amax((1, 2))
+    assert (moved[:3] > 1e-4).all()
+    assert (moved[3:] == 0).all()
+
+
+def test_video_block_sees_the_context_of_the_first_frame_only():
+    layer = perturb(TemporalVideoBlock(16, 12, head_dim=8), 0.2)
+    x, context = torch.randn(2 * 3, 5, 16), torch.randn(2 * 3, 3, 12)
+    later, first = context.clone(), context.clone()
+    later[1:3] += 1
+    first[0] += 1
+    assert torch.equal(layer(x, 3, later), layer(x, 3, context))
+    moved = (layer(x, 3, first) - layer(x, 3, context)).abs().amax((1, 2))
+    assert (moved[:3] > 1e-5).all()
+    assert (moved[3:] == 0).all()
+
+
+def test_res_block_blends_by_its_scalar():
+    layer = perturb(TemporalResBlock(32, 8), 0.1)
+    x, temb = torch.randn(6, 32, 4, 4), torch.randn(6, 8)
+    with torch.no_grad():
+        layer.blend.mix_factor.fill_(30.0)
+        assert torch.allclose(layer(x, 3, temb), x, atol=1e-5)
+        layer.blend.mix_factor.fill_(-30.0)
+        temporal = layer(x, 3, temb) - x
+        layer.blend.mix_factor.fill_(0.0)
+        assert relative(layer(x, 3, temb) - x, temporal / 2) < 1e-5
+        assert relative(layer(x, 3, temb * 2), layer(x, 3, temb)) > 1e-3

@@ -16,7 +16,14 @@ from kineograph.errors import unknown
 if TYPE_CHECKING:
     from kineograph.systems.card import System
 
-_NAMES = ("modelscope", "animatediff")
+_NAMES = (
+    "modelscope",
+    "zeroscope",
+    "animatediff",
+    "align_your_latents",
+    "svd",
+    "text2video_zero",
+)
 
 
 class Registry(Mapping[str, "System"]):

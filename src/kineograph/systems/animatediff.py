@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
-from kineograph.systems.keys import TRANSFORMER_KEYS, KeyMap, PositionTable, motion_module_places, nest
+from kineograph.systems.keys import ATTENTION_KEYS, TRANSFORMER_KEYS, KeyMap, PositionTable, motion_module_places, nest
 from kineograph.temporal.plan import Placement, Plan
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ ORIGINAL_NAMES = (
         [("transformer_blocks.{n}.attention_blocks.", "blocks.{n}.attend")],
         nest(
             [("0.", "1."), ("1.", "2.")],
-            [("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."), ("to_out.0.", "output.")],
+            ATTENTION_KEYS,
         ),
     ),
     *TRANSFORMER_KEYS,

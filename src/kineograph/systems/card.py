@@ -100,6 +100,7 @@ class System:
             network (`model.config`), which says where layers sit.
         process: The diffusion process its weights were trained with.
         sampling: How its authors sample.
+        starts_as_image: Whether a fresh network equals the image network on every frame of any clip.
     """
 
     name: str
@@ -110,6 +111,7 @@ class System:
     key_maps: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=dict)
     process: Process = field(default_factory=lambda: Process())
     sampling: Sampling = field(default_factory=lambda: Sampling())
+    starts_as_image: bool = True
 
     def preset(self, name: str) -> Any:
         """Return a named configuration.

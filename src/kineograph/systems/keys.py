@@ -132,6 +132,14 @@ def motion_module_places(image: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 # How diffusers names the weights of our layers
 
+ATTENTION_KEYS = (
+    ("to_q.", "query."),
+    ("to_k.", "key."),
+    ("to_v.", "value."),
+    ("to_out.0.", "output."),
+)
+"""diffusers' `Attention` and our `FrameAttention`."""
+
 TRANSFORMER_KEYS = (
     ("norm.", "norm."),
     ("proj_in.", "enter."),
@@ -142,7 +150,7 @@ TRANSFORMER_KEYS = (
             ("norm", "norm"),
             *nest(
                 [("attn1.", "attend1."), ("attn2.", "attend2.")],
-                [("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."), ("to_out.0.", "output.")],
+                ATTENTION_KEYS,
             ),
             ("ff.net.0.proj.", "feed_forward.widen."),
             ("ff.net.2.", "feed_forward.narrow."),
@@ -157,3 +165,18 @@ CONVOLUTION_KEYS = (
     *((f"conv{stage + 1}.3.", f"stages.{stage}.conv.") for stage in range(1, 4)),
 )
 """diffusers' `TemporalConvLayer` and our `TemporalConvolution`."""
+
+VIDEO_BLOCK_KEYS = (
+    ("norm", "norm"),
+    *nest([("attn1.", "attend1."), ("attn2.", "attend2.")], ATTENTION_KEYS),
+    *nest([("ff_in.net.", "feed_in."), ("ff.net.", "feed_out.")], [("0.proj.", "widen."), ("2.", "narrow.")]),
+)
+"""diffusers' `TemporalBasicTransformerBlock` and our `TemporalVideoBlock`."""
+
+RES_BLOCK_KEYS = (
+    ("norm", "norm"),
+    ("conv1.", "enter."),
+    ("time_emb_proj.", "level."),
+    ("conv2.", "leave."),
+)
+"""diffusers' `TemporalResnetBlock` and our `TemporalResBlock`."""

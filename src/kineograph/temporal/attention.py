@@ -35,10 +35,16 @@ class FrameAttention(nn.Module):
         self.value = nn.Linear(context_channels or channels, inner, bias=False)
         self.output = nn.Linear(inner, channels)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Attend from `x (positions, frames, channels)` to itself or to `context (positions, tokens, channels)`."""
+    def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Attend from `x (positions, frames, channels)` to itself or to `context (positions, tokens, channels)`.
+
+        Args:
+            x: What asks.
+            context: What is asked; None: `x` itself.
+            bias: Added to the logits, see `attend`.
+        """
         source = x if context is None else context
-        return self.output(attend(self.query(x), self.key(source), self.value(source), self.num_heads))
+        return self.output(attend(self.query(x), self.key(source), self.value(source), self.num_heads, bias))
 
 
 class FeedForward(nn.Module):

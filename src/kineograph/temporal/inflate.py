@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.temporal.attention import TemporalTransformer
+from kineograph.temporal.blend import TemporalResBlock, TemporalVideoBlock
 from kineograph.temporal.convolution import TemporalConvolution
+from kineograph.temporal.cross_frame import CrossFrameProcessor
 from kineograph.temporal.frames import carry_clip_through_checkpoints
 from kineograph.temporal.layer import TemporalLayer, run_layer
 from kineograph.temporal.norm import SpatialClipNorm, span_clips, span_frames
@@ -29,6 +31,8 @@ Network = TypeVar("Network", bound=nn.Module)
 LAYERS: Mapping[str, Callable[..., TemporalLayer]] = {
     "temporal_transformer": TemporalTransformer,
     "temporal_convolution": TemporalConvolution,
+    "temporal_res_block": TemporalResBlock,
+    "temporal_video_block": TemporalVideoBlock,
 }
 """The layers a plan can name. Each takes `channels` first."""
 
@@ -51,8 +55,15 @@ def inflate(network: Network, plan: Plan) -> Network:
     """
     if temporal_state_dict(network):
         raise InputError("This network already has temporal layers. Remove them with strip(network) first.")
-    for placement in plan.placements:
-        _place(network, placement, skip_single_frame=plan.single_frame == "skip")
+    try:
+        for placement in plan.placements:
+            _place(network, placement, skip_single_frame=plan.single_frame == "skip")
+    except InputError:
+        strip(network)
+        raise
+    if tuple(plan.self_attention) != ("own",):
+        for attention in self_attentions(network):
+            attention.set_processor(CrossFrameProcessor(plan.self_attention, attention.processor))
     if plan.spatial_norm == "clip":
         for norm in spatial_norms(network):
             span_clips(norm)
@@ -88,6 +99,8 @@ def strip(network: Network) -> Network:
             del module.temporal
         if isinstance(module, SpatialClipNorm):
             span_frames(module)
+        if isinstance(processor := getattr(module, "processor", None), CrossFrameProcessor):
+            cast(Any, module).set_processor(processor.inner)
     return network
 
 
@@ -148,6 +161,21 @@ def spatial_norms(network: nn.Module) -> Iterator[nn.GroupNorm]:
     output = getattr(network, "conv_norm_out", None)
     if isinstance(output, nn.GroupNorm):
         yield output
+
+
+def self_attentions(network: nn.Module) -> Iterator[Any]:
+    """Yield the self-attentions inside a network's transformer blocks.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = [block.attn1 for block in network.modules() if hasattr(block, "attn1") and hasattr(block, "norm1")]
+    found = [attention for attention in found if not getattr(attention, "is_cross_attention", False)]
+    if not found:
+        raise InputError(
+            f"{type(network).__name__} has no transformer blocks whose self-attention could look elsewhere."
+        )
+    yield from found
 
 
 def output_channels(module: Any) -> int:

@@ -14,6 +14,9 @@ or after the ResNet where a block has no attention; after every transformer bloc
 
 Part = Literal["down", "mid", "up"]
 
+Source = Literal["own", "first", "previous", "next"]
+"""A frame that a frame looks at; at the ends of a clip the previous and the next are the frame itself."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -48,17 +51,23 @@ class Plan:
         single_frame: `"run"`: temporal layers also run on clips of one frame; `"skip"`: one frame is an image.
         spatial_norm: Statistics of the image network's group norms, those of its ResNet blocks and its output:
             `"frame"` leaves them alone; `"clip"` shares them between the frames of a clip (AnimateDiff v1, LaVie).
+        self_attention: Frames that the image network's self-attention takes its keys and values from; `("own",)` leaves
+            it alone, `("first",)` is Text2Video-Zero, `("first", "previous")` Tune-A-Video.
     """
 
     placements: tuple[Placement, ...]
     single_frame: Literal["run", "skip"] = "run"
     spatial_norm: Literal["frame", "clip"] = "frame"
+    self_attention: tuple[Source, ...] = ("own",)
 
     def __post_init__(self):
         if self.single_frame not in ("run", "skip"):
             raise unknown("single_frame", self.single_frame, ("run", "skip"))
         if self.spatial_norm not in ("frame", "clip"):
             raise unknown("spatial_norm", self.spatial_norm, ("frame", "clip"))
+        for source in self.self_attention:
+            if source not in get_args(Source):
+                raise unknown("source frame", source, get_args(Source))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON data."""
@@ -73,6 +82,7 @@ class Plan:
         """
         try:
             placements = tuple(Placement(**{**p, "parts": tuple(p["parts"])}) for p in data["placements"])
-            return cls(**{**data, "placements": placements})
+            sources = tuple(data.get("self_attention", ("own",)))
+            return cls(**{**data, "placements": placements, "self_attention": sources})
         except (KeyError, TypeError) as error:
             raise InputError(f"This is not a temporal plan: {error}. Expected placements and single_frame.") from error

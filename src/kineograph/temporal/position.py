@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from kineograph.errors import InputError
@@ -24,6 +25,20 @@ def sinusoidal_positions(num_frames: int, channels: int, like: Tensor) -> Tensor
     rates = torch.exp(torch.arange(0, channels, 2, device=like.device) * (-math.log(10000.0) / channels))
     angles = torch.arange(num_frames, device=like.device)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(like.dtype)
+
+
+def scalar_waves(values: Tensor, channels: int = 256) -> Tensor:
+    """Return sinusoidal codes of scalar conditions side by side, as SVD and SDXL give them to the network.
+
+    Args:
+        values: `(batch, n)`; for Stable Video Diffusion frames per second - 1, motion bucket and noise augmentation.
+        channels: Width of one code.
+
+    Returns:
+        `(batch, n * channels)`, cosines before sines in each code.
+    """
+    waves = get_timestep_embedding(values.flatten(), channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    return waves.reshape(len(values), -1)
 
 
 def check_length(num_frames: int, max_frames: int | None) -> None:

@@ -1,0 +1,153 @@
+"""Stable Video Diffusion: a temporal block blended in after every ResNet block and every transformer block.
+
+Stable Video Diffusion: Scaling Latent Video Diffusion Models to Large Datasets, Blattmann et al. 2023,
+arXiv:2311.15127. Read beside the authors' code at commit 0ad7de9a, `sgm/modules/diffusionmodules/video_model.py`, and
+diffusers' `UNetSpatioTemporalConditionModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.keys import RES_BLOCK_KEYS, VIDEO_BLOCK_KEYS, KeyMap, nest
+from kineograph.temporal.plan import Placement, Plan
+
+if TYPE_CHECKING:
+    from kineograph.models.video_unet import VideoUNet
+
+CARD = Card(
+    title="Stable Video Diffusion: Scaling Latent Video Diffusion Models to Large Datasets",
+    authors="Andreas Blattmann, Tim Dockhorn, Sumith Kulal et al.",
+    year=2023,
+    arxiv="2311.15127",
+    code="https://github.com/Stability-AI/generative-models",
+    code_license="MIT",
+    weights_license="Stability AI Community License",
+    adds=(
+        "After every ResNet block one over the frames, normalised over the clip, blended in by a learned scalar.",
+        "After every transformer block one over the frames of each token, which also sees the first frame's context.",
+        "The first frame enters twice: its CLIP embedding as context, its latent beside every noisy frame; frame rate, "
+        "amount of motion and noise augmentation are added to the timestep embedding.",
+    ),
+    differs=(
+        "All temporal outputs start at zero, so that a fresh network is the image network; in the authors' code some "
+        "start at random.",
+        "The epsilon of all norms of ResNet blocks is 1e-5 as in the authors' code; diffusers has 1e-6 in 72 of them.",
+    ),
+)
+
+
+def _image_network(**changes: Any) -> dict[str, Any]:
+    """Return the image network's arguments: Stable Diffusion 2.1's U-Net with twice the input channels."""
+    published = {
+        "sample_size": 96,
+        "in_channels": 8,  # noisy latent and the first frame's
+        "out_channels": 4,
+        "attention_head_dim": (5, 10, 20, 20),  # diffusers' name for the number of heads: heads of 64
+        "cross_attention_dim": 1024,  # CLIP ViT-H image embedding
+        "use_linear_projection": True,
+        "class_embed_type": "projection",  # the codes of frame rate, motion bucket and noise augmentation
+        "projection_class_embeddings_input_dim": 768,
+    }
+    return published | changes
+
+
+@dataclass(frozen=True)
+class SVDConfig:
+    """Sizes of Stable Video Diffusion.
+
+    Attributes:
+        image: Arguments of diffusers' `UNet2DConditionModel`; used only where no image network is given.
+        head_dim: Width of a temporal attention head (`num_head_channels` 64).
+        mix: First value of every mix factor, whose sigmoid is the share of the image network (`merge_factor` 0.5).
+        window: Frames attend to frames at most so far away; None: to all, as in SVD.
+        single_frame: `"run"`: temporal blocks also see clips of one frame; `"skip"`: one frame is an image.
+    """
+
+    image: Mapping[str, Any] = field(default_factory=_image_network)
+    head_dim: int = 64
+    mix: float = 0.5
+    window: int | None = None
+    single_frame: Literal["run", "skip"] = "run"
+
+
+def plan(config: SVDConfig, image: Mapping[str, Any]) -> Plan:
+    """Return where the temporal blocks go in an image network of the given configuration."""
+    context = image.get("cross_attention_dim")
+    res_block = {"temb_channels": 4 * image["block_out_channels"][0], "norm_groups": image["norm_num_groups"] or 32}
+    video_block = {"context_channels": context, "head_dim": config.head_dim, "window": config.window}
+    placements = (
+        Placement("resnet", "temporal_res_block", {**res_block, "mix": config.mix}),
+        Placement("transformer_block", "temporal_video_block", {**video_block, "mix": config.mix}),
+    )
+    return Plan(placements, single_frame=config.single_frame)
+
+
+def build(config: SVDConfig, image_unet: Any = None) -> VideoUNet:
+    """Build the network; a given image U-Net, of any width, is inflated in place."""
+    from diffusers import UNet2DConditionModel
+
+    from kineograph.models.video_unet import VideoUNet
+
+    unet = image_unet or UNet2DConditionModel(**config.image)
+    return VideoUNet(unet, plan(config, unet.config))
+
+
+PRESETS = {
+    "published": SVDConfig(),
+    "tiny": SVDConfig(
+        image=_image_network(
+            sample_size=8,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            attention_head_dim=(4, 8),
+            cross_attention_dim=32,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            projection_class_embeddings_input_dim=24,
+        ),
+        head_dim=8,
+    ),
+}
+
+_BLOCKS = ("down_blocks.{b}.", "up_blocks.{b}.", "mid_block.")
+
+
+def diffusers_keys(image: Mapping[str, Any]) -> KeyMap:
+    """Return the map between diffusers' `UNetSpatioTemporalConditionModel` and ours, for one block per attention."""
+    resnets = [(f"{block}resnets.{{j}}.", f"{block}resnets.{{j}}.") for block in _BLOCKS]
+    attentions = [(f"{block}attentions.{{j}}.", f"{block}attentions.{{j}}.") for block in _BLOCKS]
+    in_resnet = [
+        *nest([("temporal_res_block.", "temporal.")], RES_BLOCK_KEYS),
+        ("time_mixer.", "temporal.blend."),
+        ("spatial_res_block.", ""),
+    ]
+    in_attention = [
+        *nest([("temporal_transformer_blocks.0.", "transformer_blocks.0.temporal.")], VIDEO_BLOCK_KEYS),
+        ("time_pos_embed.linear_1.", "transformer_blocks.0.temporal.index.0."),
+        ("time_pos_embed.linear_2.", "transformer_blocks.0.temporal.index.2."),
+        ("time_mixer.", "transformer_blocks.0.temporal.blend."),
+    ]
+    return KeyMap(
+        pairs=(
+            *nest(resnets, in_resnet),
+            *nest(attentions, in_attention),
+            ("add_embedding.", "class_embedding."),
+        ),
+        what="UNetSpatioTemporalConditionModel",
+    )
+
+
+SYSTEM = System(
+    name="svd",
+    card=CARD,
+    config=SVDConfig,
+    presets=PRESETS,
+    builder=build,
+    key_maps={"diffusers": diffusers_keys},
+    process=Process(prediction="svd"),  # continuous: EDM v-scaling, sigma 0.002 to 700
+    sampling=Sampling(sampler="euler", steps=25, guidance=3.0, frames=14, fps=7, height=576, width=1024),
+)

@@ -1,0 +1,117 @@
+"""Text2Video-Zero: an image model makes a clip without training; every frame looks at the first.
+
+Text2Video-Zero: Text-to-Image Diffusion Models are Zero-Shot Video Generators, Khachatryan et al. 2023,
+arXiv:2303.13439. Read beside the authors' code at commit fd76734e, `text_to_video_pipeline.py`, and diffusers'
+`TextToVideoZeroPipeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kineograph.systems.card import Card, Sampling, System
+from kineograph.temporal.plan import Plan, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kineograph.models.video_unet import VideoUNet
+
+CARD = Card(
+    title="Text2Video-Zero: Text-to-Image Diffusion Models are Zero-Shot Video Generators",
+    authors="Levon Khachatryan, Andranik Movsisyan, Vahram Tadevosyan et al.",
+    year=2023,
+    arxiv="2303.13439",
+    code="https://github.com/Picsart-AI-Research/Text2Video-Zero",
+    code_license="CreativeML Open RAIL-M",
+    weights_license="that of the image model",
+    adds=(
+        "Self-attention takes its keys and values from the first frame.",
+        "The frames start from one half-denoised latent, moved a little further for each frame and noised again.",
+        "No weights and no training: any image model, also with ControlNet.",
+    ),
+    differs=("Background smoothing, which needs a saliency model, is not part of it; diffusers lacks it too.",),
+)
+
+
+def _stable_diffusion_1(**changes: Any) -> dict[str, Any]:
+    """Return the arguments of Stable Diffusion 1.5's U-Net."""
+    return {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8} | changes
+
+
+@dataclass(frozen=True)
+class Text2VideoZeroConfig:
+    """Settings of Text2Video-Zero.
+
+    Attributes:
+        image: Arguments of diffusers' `UNet2DConditionModel`; used only where no image network is given.
+        sources: Frames that self-attention looks at.
+        motion: Pixels right and down per frame, in a square of 512 (text_to_video_pipeline.py: 12, 12).
+        moved_at: Denoising steps left when the latent is moved (diffusers' t0, of 50 steps: 44).
+        noised_to: Denoising steps left after it is noised again (diffusers' t1: 47).
+    """
+
+    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_1)
+    sources: tuple[Source, ...] = ("first",)
+    motion: tuple[float, float] = (12.0, 12.0)
+    moved_at: int = 44
+    noised_to: int = 47
+
+
+def build(config: Text2VideoZeroConfig, image_unet: Any = None) -> VideoUNet:
+    """Build the network: the image network with other attention processors, in place."""
+    from diffusers import UNet2DConditionModel
+
+    from kineograph.models.video_unet import VideoUNet
+
+    unet = image_unet or UNet2DConditionModel(**config.image)
+    return VideoUNet(unet, Plan((), self_attention=config.sources))
+
+
+def moving_latents(
+    latent: Tensor, num_frames: int, config: Text2VideoZeroConfig, remaining: float, noise: Tensor
+) -> Tensor:
+    """Make the latents of the other frames from the first's: move it for each, then noise them again (eq. 7 to 10).
+
+    Args:
+        latent: Latent at the cleaner level `moved_at`, `(batch, 1, channels, height, width)`.
+        num_frames: Frames per clip.
+        config: The motion.
+        remaining: Share of variance kept from the cleaner to the noisier level: the quotient of their `alphas_cumprod`.
+        noise: Standard normal `(batch, num_frames - 1, channels, height, width)`.
+
+    Returns:
+        Latents at the noisier level of frames 1 to `num_frames - 1`; the first frame keeps the latent it had there.
+    """
+    from kineograph.temporal.motion_field import translations, warp
+
+    repeated = latent.expand(-1, num_frames - 1, -1, -1, -1)
+    moved = warp(repeated, translations(num_frames, config.motion, latent.device)[1:])
+    return remaining**0.5 * moved + (1 - remaining) ** 0.5 * noise
+
+
+SYSTEM = System(
+    name="text2video_zero",
+    card=CARD,
+    config=Text2VideoZeroConfig,
+    presets={
+        "published": Text2VideoZeroConfig(),
+        "tiny": Text2VideoZeroConfig(
+            image=_stable_diffusion_1(
+                sample_size=8,
+                block_out_channels=(32, 64),
+                layers_per_block=1,
+                attention_head_dim=4,
+                cross_attention_dim=32,
+                norm_num_groups=8,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            )
+        ),
+    },
+    builder=build,
+    sampling=Sampling(steps=50, guidance=7.5, frames=8, fps=4, height=512, width=512),
+    starts_as_image=False,
+)
