@@ -397,7 +397,7 @@ def decode_webp(content: bytes, size: int, background: str | None):
                     rgba = rgba.resize((size, size), Image.Resampling.BOX)
                 frames.append(np.asarray(rgba))
     except (OSError, EOFError, SyntaxError) as error:
-        raise DataError(f"not a readable WebP picture ({error})") from error
+        raise DataError("not a readable WebP picture") from error
     return np.stack(frames)
 
 

@@ -27,7 +27,7 @@ VALIDATION_FRAMES = 64
 
 def to_pixels(frames: np.ndarray) -> Tensor:
     """Turn uint8 `(..., height, width, 3)` into floats `(..., 3, height, width)` in [-1, 1]."""
-    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1, "... h w c -> ... c h w")
+    return rearrange(torch.from_numpy(np.array(frames)).float() / 127.5 - 1, "... h w c -> ... c h w")
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:

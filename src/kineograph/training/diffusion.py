@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from kineograph.data.latents import LatentStore
@@ -145,14 +146,20 @@ class DiffusionTask:
     def _predict(
         self, network: Callable[..., Any], noisy: Tensor, timesteps: Tensor, context: Tensor, pictures: Tensor
     ) -> Tensor:
-        """Run the network; samples that are pictures run with the temporal layers passed by."""
+        """Run the network; a sample of pictures runs as that many clips of one frame."""
         if not bool(pictures.any()):
             return network(noisy, timesteps, context)
-        if bool(pictures.all()):
-            return network(noisy, timesteps, context, num_images=noisy.shape[1])
-        output = torch.empty_like(noisy)
-        for part, images in ((~pictures, 0), (pictures, noisy.shape[1])):
-            output[part] = network(noisy[part], timesteps[part], context[part], num_images=images).to(output.dtype)
+        frames, clips, singles = noisy.shape[1], ~pictures, pictures
+        alone = network(
+            rearrange(noisy[singles], "b f c h w -> (b f) 1 c h w"),
+            timesteps[singles].repeat_interleave(frames),
+            rearrange(context[singles], "b f n d -> (b f) 1 n d"),
+        )
+        alone = rearrange(alone, "(b f) 1 c h w -> b f c h w", f=frames)
+        if not bool(clips.any()):
+            return alone
+        output = torch.empty(noisy.shape, dtype=alone.dtype, device=noisy.device)
+        output[singles], output[clips] = alone, network(noisy[clips], timesteps[clips], context[clips]).to(alone.dtype)
         return output
 
     # Looking ------------------------------------------------------------------------------------------------------

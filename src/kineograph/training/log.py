@@ -49,6 +49,7 @@ class RunLog:
         """Close the files."""
         if self.file is not None:
             self.file.close()
+        self.file = None
         if self.board is not None:
             self.board.close()
 

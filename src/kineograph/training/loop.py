@@ -107,15 +107,21 @@ class Trainer:
         task.network.to(self.accelerator.device)
         self.network = self.accelerator.prepare_model(task.network)
         self.ema = EMA(self.parameters, config.ema_halflife_samples) if config.ema_halflife_samples > 0 else None
-        self.log = RunLog(self.run_dir, self.accelerator.is_main_process, config.tensorboard)
         self.step, self.samples_seen, self.stop_reason = 0, 0, ""
         if config.resume:
             self._restore(checkpoint.latest(self.run_dir))
+        self.log = RunLog(self.run_dir, self.accelerator.is_main_process, config.tensorboard)
 
     # The run ----------------------------------------------------------------------------------------------------
 
     def run(self) -> RunResult:
         """Train to the last step, or until the time is over or a signal asks to stop."""
+        try:
+            return self._run()
+        finally:
+            self.log.close()
+
+    def _run(self) -> RunResult:
         config, meter, loss, began = self.config, Meter(), float("nan"), time.monotonic()
         self.log.say(self.describe())
         with self._signals():
@@ -255,7 +261,6 @@ class Trainer:
         self.save()
         if self.stop_reason.startswith("signal"):
             self.log.say(f"Stopped by {self.stop_reason} after step {self.step}; continue with --resume.")
-            self.log.close()
             return {}
         values = self.validate()
         self.preview()
@@ -263,7 +268,6 @@ class Trainer:
             with self._inference():
                 self.task.export(self.run_dir / "model")
         self.accelerator.wait_for_everyone()
-        self.log.close()
         return values
 
     # The beginning and the end of a process -----------------------------------------------------------------------
