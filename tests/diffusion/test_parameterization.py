@@ -139,3 +139,15 @@ def test_network_denoiser_scales_input_and_tells_the_level():
 def test_noise_of_undoes_add_noise():
     alpha, sigma = LEVELS["frames"]
     torch.testing.assert_close(noise_of(add_noise(X0, NOISE, alpha, sigma), X0, alpha, sigma), NOISE)
+
+
+def test_network_keeps_its_own_precision():
+    seen = []
+
+    def network(x, t, condition):
+        seen.append(x.dtype)
+        return torch.tanh(x)
+
+    denoised = NetworkDenoiser(network, VarianceExploding(), "svd", torch.bfloat16)(X0, 1.5)
+    assert seen == [torch.bfloat16]
+    assert denoised.dtype == torch.float64

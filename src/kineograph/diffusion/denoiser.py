@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from kineograph.diffusion.parameterization import Kind, expand, row
@@ -40,11 +41,13 @@ class NetworkDenoiser:
         network: `network(c_in * x, c_noise, condition) -> output`; a kind without c_noise tells it t as it came.
         process: Gives alpha and sigma at t.
         kind: A row of `parameterization.KINDS`, by name or itself.
+        dtype: What the network's input is cast to; None leaves it. A float32 network under a float64 state needs it.
     """
 
     network: Network
     process: Process
     kind: str | Kind
+    dtype: torch.dtype | None = None
 
     def __call__(self, x: Tensor, t: Any, condition: Any = None, /) -> Tensor:
         """Run the network and return the clean data that its output means, in the dtype of x."""
@@ -52,5 +55,6 @@ class NetworkDenoiser:
         alpha, sigma = self.process.alpha_sigma(t)
         told = t if kind.c_noise is None else kind.c_noise(alpha, sigma)
         alpha, sigma = expand(alpha, x), expand(sigma, x)
-        scaled = x if kind.c_in is None else (kind.c_in(alpha, sigma) * x).to(x.dtype)
+        scaled = x if kind.c_in is None else kind.c_in(alpha, sigma) * x
+        scaled = scaled.to(self.dtype or x.dtype)
         return kind.to_x0(x, self.network(scaled, told, condition).to(x.dtype), alpha, sigma).to(x.dtype)

@@ -1,0 +1,239 @@
+"""What the process does with a trained model: samplers side by side, and round trips of real clips.
+
+    python docs/process/bundled.py samplers  [--model emoji] [--prompts "a juggling man" ...]
+    python docs/process/bundled.py inversion [--model emoji] [--data DIR] [--count 16]
+
+Each writes a picture and a JSON record beside this file. The functions take any denoiser, so a test runs them without a
+model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from kineograph.diffusion.denoiser import NetworkDenoiser
+from kineograph.diffusion.guidance import classifier_free
+from kineograph.diffusion.inversion import (
+    bdia,
+    bdia_end,
+    bdia_inversion,
+    ddim_inversion,
+    edict,
+    edict_inversion,
+    null_text_guidance,
+    null_text_inversion,
+    refined_inversion,
+)
+from kineograph.diffusion.noise import ClipGenerators
+from kineograph.diffusion.samplers import ddim, ddpm
+from kineograph.diffusion.solvers import dpm_solver_pp, heun, unipc
+
+HERE = Path(__file__).parent
+PROMPTS = ["a juggling man", "a dancing woman", "a smiling face with hearts", "a running dog"]
+RUNS = {
+    "DDPM 1000": (ddpm, 1000),
+    "DDIM 1000": (ddim, 1000),
+    "DDIM 50": (ddim, 50),
+    "DDIM 20": (ddim, 20),
+    "Heun 25": (heun, 25),
+    "DPM-Solver++ 20": (dpm_solver_pp, 20),
+    "DPM-Solver++ 12": (dpm_solver_pp, 12),
+    "UniPC 12": (unipc, 12),
+}
+
+
+def compare_samplers(denoiser, schedule, noise, seeds, runs=None):
+    """Sample with each method from the same noise.
+
+    Returns:
+        For each method its samples (clips, frames, ...), and a record: seconds; the distance to DDIM with the most
+        steps, which is the error of the solution, as a share of its deviation; and how mean and deviation of the values
+        differ from DDPM's, whose samples are others for the same noise.
+    """
+    runs, results, records = runs or RUNS, {}, {}
+    for name, (sampler, steps) in runs.items():
+        levels = schedule.levels(schedule.timesteps(steps))
+        start = time.perf_counter()
+        extra = {"noise": ClipGenerators(seeds)} if sampler is ddpm else {}
+        results[name] = sampler(denoiser, noise, levels, **extra)
+        records[name] = {"steps": steps, "seconds": time.perf_counter() - start}
+    exact = results[max((steps, name) for name, (sampler, steps) in runs.items() if sampler is ddim)[1]]
+    ancestral = next(results[name] for name, (sampler, _) in runs.items() if sampler is ddpm)
+    for name, samples in results.items():
+        records[name]["error_of_solution"] = float((samples - exact).square().mean().sqrt() / exact.std())
+        records[name]["mean_minus_ddpm"] = float((samples.mean() - ancestral.mean()) / ancestral.std())
+        records[name]["deviation_over_ddpm"] = float(samples.std() / ancestral.std())
+    return results, records
+
+
+def round_trips(denoiser, schedule, latents, condition, empty, scale, steps, null_text=True):
+    """Invert clips and sample them again, each way.
+
+    Args:
+        denoiser: Takes float64 states.
+        schedule: Discrete schedule.
+        latents: (clips, frames, channels, height, width).
+        condition: Features of what the clips show.
+        empty: Features of the empty text, float tensor.
+        scale: Guidance scale of the guided ways.
+        steps: Steps of inversion and of sampling.
+        null_text: Whether to run null-text inversion, which needs gradients and about 20 calls a step.
+
+    Returns:
+        The clips that come back, by the name of the way.
+    """
+    levels = schedule.levels(schedule.timesteps(steps))
+    latents = latents.double()
+    given = lambda x, t, _=None: denoiser(x, t, condition)
+    noise = ddim_inversion(given, latents, levels)
+    back = {
+        "DDIM": ddim(given, noise, levels),
+        f"DDIM, guided {scale:g}": ddim(classifier_free(denoiser, condition, empty, scale), noise, levels),
+        "refined": ddim(given, refined_inversion(given, latents, levels), levels),
+        "BDIA": bdia(given, bdia_inversion(given, bdia_end(given, latents, levels), levels), levels)[1],
+        "EDICT": edict(given, edict_inversion(given, (latents, latents), levels), levels)[0],
+    }
+    if null_text:
+        noise, embeddings = null_text_inversion(denoiser, latents, levels, condition, empty, scale)
+        guided = null_text_guidance(denoiser, condition, embeddings, scale)
+        back[f"null-text, guided {scale:g}"] = ddim(guided, noise, levels)
+    return back
+
+
+def psnr(a, b):
+    """Peak signal-to-noise ratio in dB for each clip, the peak being the range of the first."""
+    span = a.flatten(1).amax(dim=1) - a.flatten(1).amin(dim=1)
+    error = (a - b).square().flatten(1).mean(dim=1).clamp(min=1e-32)
+    return 10 * torch.log10(span**2 / error)
+
+
+def write(name, record, picture=None):
+    """Write the record, and a picture below 150 KB."""
+    (HERE / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if picture is not None:
+        colours = 128
+        while True:
+            buffer = io.BytesIO()
+            picture.convert("RGB").quantize(colours).save(buffer, format="PNG", optimize=True)
+            if buffer.tell() < 150_000:
+                break
+            if colours > 32:
+                colours //= 2
+            else:
+                picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))
+        (HERE / f"{name}.png").write_bytes(buffer.getvalue())
+
+
+def grid_picture(rows):
+    """Put clips (frames, 3, height, width) in [-1, 1] below each other, every fourth frame, names on the left."""
+    from PIL import ImageDraw
+
+    strips = {name: torch.cat([*clip[::4]], dim=2).clamp(-1, 1) for name, clip in rows}
+    height, width = next(iter(strips.values())).shape[-2:]
+    picture = Image.new("RGB", (width + 120, height * len(strips)), "white")
+    for k, (name, strip) in enumerate(strips.items()):
+        pixels = ((strip + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        picture.paste(Image.fromarray(pixels), (120, k * height))
+        ImageDraw.Draw(picture).text((4, k * height + height // 2 - 5), name, fill="black")
+    return picture
+
+
+def run_samplers(options):
+    """Compare the samplers on prompts and write samplers-bundled.{json,png}."""
+    import kineograph
+    from kineograph.models.latent_video import draw_noise
+
+    parts = kineograph.load(options.model).parts
+    own, seeds = parts.settings, list(range(len(options.prompts)))
+    shape = parts.latent_shape(own.num_frames, own.height, own.width)
+    noise = draw_noise(own, shape, seeds).to(parts.device)
+    denoiser = classifier_free(parts.denoiser(), parts.text(options.prompts), _empty(parts, seeds), own.guidance_scale)
+    results, records = compare_samplers(denoiser, parts.schedule, noise, seeds)
+    shown = [name for name in ("DDPM 1000", "DDIM 50", "DPM-Solver++ 20", "DPM-Solver++ 12") if name in results]
+    clips = {name: parts.autoencoder.decode(results[name].float()) for name in shown}
+    rows = [(f"{name}\n{prompt[:18]}", clips[name][k]) for k, prompt in enumerate(options.prompts) for name in shown]
+    write(
+        "samplers-bundled", {"prompts": options.prompts, "guidance": own.guidance_scale, **records}, grid_picture(rows)
+    )
+    print(json.dumps(records, indent=2))
+
+
+def run_inversion(options):
+    """Measure round trips of real clips and write inversion-bundled.{json,png}."""
+    import kineograph
+    from kineograph.data.manifest import manifest_path, read_manifest
+    from kineograph.video import Video
+
+    parts = kineograph.load(options.model).parts
+    own = parts.settings
+    denoiser = NetworkDenoiser(parts.network, parts.schedule, parts.plan.kind, torch.float32)
+    rows = read_manifest(options.data, "test")[: options.count]
+    root = manifest_path(options.data).parent
+    rates = {"fps": own.fps, "num_frames": own.num_frames, "size": (own.height, own.width), "background": "white"}
+    clips = torch.stack([Video.read(root / row.path, **rates).frames for row in rows])
+    latents = parts.autoencoder.encode(clips.float().to(parts.device))
+    text, record = parts.text([row.caption for row in rows]), {"clips": len(rows), "psnr_of_latents": {}}
+    for steps in options.steps:
+        measured = {}
+        for k in range(len(rows)):  # one clip at a time, as in sampling
+            own_text, empty = text[k : k + 1], _empty(parts, [0])
+            null = options.null_text and steps == options.steps[-1]
+            back = round_trips(
+                denoiser, parts.schedule, latents[k : k + 1], own_text, empty, own.guidance_scale, steps, null
+            )
+            for name, clip in back.items():
+                measured.setdefault(name, []).append(float(psnr(latents[k : k + 1].double(), clip)))
+        record["psnr_of_latents"][steps] = {
+            name: {"mean": sum(v) / len(v), "lowest": min(v)} for name, v in measured.items()
+        }
+        print(steps, json.dumps(record["psnr_of_latents"][steps], indent=2), flush=True)
+    write("inversion-bundled", record, _plot(record["psnr_of_latents"]))
+
+
+def _empty(parts, seeds):
+    return parts.text([""]).expand(len(seeds), -1, -1)
+
+
+def _plot(table):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(5.4, 3.6))
+    for name in list(table.values())[-1]:
+        points = [(steps, ways[name]["mean"]) for steps, ways in table.items() if name in ways]
+        axis.plot(*zip(*points, strict=True), "o-", ms=3, label=name)
+    axis.axhline(60, color="k", ls=":", lw=0.8)
+    axis.set(xlabel="steps", ylabel="PSNR of the latents' round trip [dB]", xscale="log")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=80)
+    plt.close(figure)
+    return Image.open(buffer)
+
+
+def main():
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["samplers", "inversion"])
+    parser.add_argument("--model", default="emoji", help="bundled name or model folder")
+    parser.add_argument("--prompts", nargs="+", default=PROMPTS)
+    parser.add_argument("--data", default="emoji", help="data set folder with a manifest")
+    parser.add_argument("--count", type=int, default=16, help="clips to invert")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50], help="steps of the round trips")
+    parser.add_argument("--no-null-text", dest="null_text", action="store_false")
+    options = parser.parse_args()
+    {"samplers": run_samplers, "inversion": run_inversion}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
