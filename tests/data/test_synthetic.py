@@ -106,7 +106,7 @@ def test_flow_explains_the_next_frame(seed):
         error = (followed - frames[:-1])[chosen].abs().mean()
         unmoved = (frames[1:] - frames[:-1])[chosen].abs().mean()
         assert error < 0.02
-        assert error < 0.25 * unmoved or unmoved < 0.005
+        assert error < 0.4 * unmoved or unmoved < 0.005
 
 
 def test_the_front_shape_hides_the_other():

@@ -1,0 +1,417 @@
+"""Bring other data-set layouts into the manifest format. Video files stay where they are.
+
+Three layouts: a folder of videos with captions beside them (`clip.mp4`, `clip.txt`); a CSV or TSV table whose columns
+are found by name (among them WebVid's videoid, contentUrl, duration, page_dir, name); and two text files of equal
+length as finetrainers and CogVideo use them (`prompts.txt`, `videos.txt`). Everything found is accounted for: written,
+or listed in the report with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kineograph.data.manifest import Clip, write_manifest
+from kineograph.errors import DataError, KineographError, unknown
+from kineograph.video import probe
+
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv", ".3gp", ".gif")
+) | {".webp", ".apng"}
+PATH_COLUMNS = ("path", "file_name", "filename", "file", "video_path", "video", "videoid", "video_id", "clip", "id")
+CAPTION_COLUMNS = ("caption", "text", "prompt", "name", "description", "title")
+PROMPT_FILES = ("prompts.txt", "prompt.txt", "captions.txt")
+VIDEO_FILES = ("videos.txt", "video.txt")
+TABLE_SUFFIXES = (".csv", ".tsv")
+_FIELD_COLUMNS = {"split": "split", "licence": "licence", "license": "licence", "source": "source"}
+_FIELD_COLUMNS |= {"contenturl": "source"}
+_MEASURED = ("fps", "frames", "num_frames", "width", "height", "duration")
+Progress = Callable[[int, int | None, str], None]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of everything that an import found.
+
+    Attributes:
+        manifest: The manifest written.
+        layout: `"folder"`, `"table"` or `"text-files"`.
+        found: Entries found; always `clips + len(missing_files) + len(unreadable) + len(duplicates)`.
+        clips: Entries written.
+        missing_captions: Paths written with an empty caption.
+        missing_files: Entries whose file is not there.
+        unreadable: Path to reason, for files that are not videos.
+        duplicates: Entries that name a file a second time; the first is written.
+        orphan_captions: Caption files without a video.
+        ignored: Suffix to number of files of other kinds.
+    """
+
+    manifest: str
+    layout: str
+    found: int
+    clips: int
+    missing_captions: list[str] = field(default_factory=list)
+    missing_files: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+    orphan_captions: list[str] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the report as plain JSON values."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Give the report in words, one line per kind of trouble with its count and first example."""
+        lines = [f"{self.clips} of {self.found} clips written to {self.manifest}"]
+        troubles: dict[str, list[str]] = {
+            "without a caption (written with an empty one)": self.missing_captions,
+            "left out, file missing": self.missing_files,
+            "left out, unreadable": [f"{path}: {reason}" for path, reason in self.unreadable.items()],
+            "left out, named twice": self.duplicates,
+            "caption files without a video": self.orphan_captions,
+            "files of other kinds": [f"{count} {suffix}" for suffix, count in self.ignored.items()],
+        }
+        lines += [f"{len(items)} {what}, such as {items[0]}" for what, items in troubles.items() if items]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One clip before its file was looked at."""
+
+    file: Path
+    caption: str
+    fields: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def import_data(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    layout: Literal["auto", "folder", "table", "text-files"] = "auto",
+    caption_column: str | None = None,
+    path_column: str | None = None,
+    videos: str | Path | None = None,
+    split: str = "train",
+    licence: str = "",
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Import a data set of another layout.
+
+    Args:
+        source: A folder of videos, a folder with `prompts.txt` and `videos.txt`, or a CSV or TSV table.
+        output: Folder for the manifest; None is the source's own folder.
+        layout: The layout, if it should not be recognised.
+        caption_column: The table's column with captions; None finds it by name (`CAPTION_COLUMNS`).
+        path_column: The table's column with files or identifiers; None finds it by name (`PATH_COLUMNS`).
+        videos: Folder in which the table's or list's files are; None is the folder of the table or list.
+        split: Split of clips for which the table names none.
+        licence: Licence of clips for which the table names none.
+        workers: Files looked at side by side.
+        progress: Called with `(done, total, what)`.
+
+    Raises:
+        DataError: There is nothing to import, nothing readable in it, or the table lacks a column.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"There is nothing at '{source}' to import.")
+    layout = _recognised(source) if layout == "auto" else layout
+    if layout not in ("folder", "table", "text-files"):
+        raise unknown("layout", layout, ("auto", "folder", "table", "text-files"))
+    home = source if source.is_dir() else source.parent
+    place = Path(output) if output is not None else home
+    media = Path(videos) if videos is not None else home
+    orphans, ignored, missing = [], {}, []
+    if layout == "folder":
+        entries, orphans, ignored = _folder(source)
+    elif layout == "table":
+        table = source if source.is_file() else _only_table(source)
+        entries, missing = _table(table, media, caption_column, path_column)
+    else:
+        entries = _text_files(source, media)
+    report = ImportReport("", layout, len(entries) + len(missing), 0, missing_files=missing, orphan_captions=orphans)
+    return _imported(entries, replace(report, ignored=ignored), place, split, licence, workers, progress)
+
+
+def _recognised(source: Path) -> Literal["folder", "table", "text-files"]:
+    if source.is_file():
+        if source.suffix.lower() in TABLE_SUFFIXES:
+            return "table"
+        raise DataError(f"'{source}' is a file, but no table ({', '.join(TABLE_SUFFIXES)}); give the folder it is in.")
+    if any((source / name).is_file() for name in VIDEO_FILES):
+        return "text-files"
+    has_videos = any(_is_video(file) for file in _files(source))
+    return "folder" if has_videos or not list(_tables(source)) else "table"
+
+
+def _tables(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLE_SUFFIXES)
+
+
+def _only_table(folder: Path) -> Path:
+    tables = list(_tables(folder))
+    if len(tables) != 1:
+        names = ", ".join(table.name for table in tables) or "none"
+        raise DataError(f"'{folder}' should hold one table ({', '.join(TABLE_SUFFIXES)}) but holds: {names}. Name it.")
+    return tables[0]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Walk a folder in a fixed order, without hidden files and folders."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield entry
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+def _folder(folder: Path) -> tuple[list[_Entry], list[str], dict[str, int]]:
+    """Pair videos with the text files of the same stem; also give orphan text files, and counts of other files."""
+    files = list(_files(folder))
+    videos = [file for file in files if _is_video(file)]
+    if not videos:
+        raise DataError(
+            f"'{folder}' holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))}) among its {len(files)} files."
+        )
+    entries = [_Entry(video, _caption_beside(video)) for video in videos]
+    stems = {video.with_suffix("") for video in videos}
+    texts = [file for file in files if file.suffix.lower() == ".txt"]
+    orphans = [str(text.relative_to(folder)) for text in texts if text.with_suffix("") not in stems]
+    others = Counter(file.suffix.lower() or file.name for file in files if file not in {*videos, *texts})
+    others.pop(".jsonl", None)
+    return entries, orphans, dict(sorted(others.items()))
+
+
+def _caption_beside(video: Path) -> str:
+    file = video.with_suffix(".txt")
+    return " ".join(_text(file).split()) if file.is_file() else ""
+
+
+def _text(file: Path) -> str:
+    with _utf8(file):
+        return file.read_text(encoding="utf-8-sig")
+
+
+@contextlib.contextmanager
+def _utf8(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{file}' is not UTF-8 text (byte {error.start}). Convert it first.") from error
+
+
+def _text_files(folder: Path, media: Path) -> list[_Entry]:
+    """Pair the lines of the prompt file with those of the video file."""
+    prompts, videos = _named(folder, PROMPT_FILES), _named(folder, VIDEO_FILES)
+    captions, paths = (_text(file).rstrip("\n").split("\n") for file in (prompts, videos))
+    if len(captions) != len(paths):
+        raise DataError(
+            f"'{prompts}' has {len(captions)} lines but '{videos}' has {len(paths)}: line n of one belongs to line n "
+            f"of the other. A caption with a line break in it is a usual cause."
+        )
+    if blank := next((number for number, path in enumerate(paths, 1) if not path.strip()), None):
+        raise DataError(f"{videos}:{blank}: the line is empty; every line names a video file.")
+    return [_Entry(media / path.strip(), caption.strip()) for path, caption in zip(paths, captions, strict=True)]
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> Path:
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) != 1:
+        there = ", ".join(file.name for file in found) or "none"
+        raise DataError(f"'{folder}' should hold one of {', '.join(names)}; it holds: {there}.")
+    return found[0]
+
+
+def _table(
+    table: Path, media: Path, caption_column: str | None, path_column: str | None
+) -> tuple[list[_Entry], list[str]]:
+    """Read a table's rows; also list the rows whose file cannot be found, as `file:line: name`."""
+    with _utf8(table), table.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, delimiter="\t" if table.suffix.lower() == ".tsv" else ",", strict=True)
+        columns = [column for column in reader.fieldnames or [] if column]
+        path_name = _column(table, columns, path_column, PATH_COLUMNS, "files")
+        caption_name = _column(table, columns, caption_column, CAPTION_COLUMNS, "captions")
+        locate = _Locator(media)
+        entries, missing = [], []
+        for row in _rows(table, reader):
+            name = row[path_name].strip()
+            file = locate(name, row.get("page_dir", ""))
+            if file is None:
+                missing.append(f"{table}:{reader.line_num}: {name or '(empty)'}")
+            else:
+                entries.append(_row_entry(file, row, caption_name, path_name))
+    return entries, missing
+
+
+def _rows(table: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{table}:{reader.line_num}: the row has not the {len(reader.fieldnames or [])} columns of the "
+                    f"first line. A caption with a comma must stand in double quotes."
+                )
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{table}:{reader.line_num}: {error}.") from error
+
+
+def _column(table: Path, columns: list[str], given: str | None, usual: tuple[str, ...], what: str) -> str:
+    """Find a column by the given name, or by the usual ones in their order."""
+    if given is not None:
+        if given not in columns:
+            raise unknown(f"column for {what} in '{table.name}'", given, columns, DataError)
+        return given
+    lower = {column.strip().lower(): column for column in columns}
+    found = next((lower[name] for name in usual if name in lower), None)
+    if found is None:
+        raise DataError(
+            f"'{table}' has no column for {what}: it has {', '.join(columns) or 'none'}; known are {', '.join(usual)}. "
+            f"Name it with {'caption' if what == 'captions' else 'path'}_column."
+        )
+    return found
+
+
+def _row_entry(file: Path, row: dict[str, str], caption_name: str, path_name: str) -> _Entry:
+    """Split a row: the caption, columns that are manifest keys, and the rest as extras. Measured facts come later."""
+    fields, extra = {}, {}
+    for column, value in row.items():
+        key = column.strip().lower()
+        if key in _FIELD_COLUMNS:
+            fields[_FIELD_COLUMNS[key]] = value
+        elif column not in (caption_name, path_name) and key not in (*_MEASURED, "path", "caption"):
+            extra[column] = value
+    return _Entry(file, " ".join(row[caption_name].split()), fields, extra)
+
+
+class _Locator:
+    """Find the file that a table names: a path, a name without suffix, or WebVid's `page_dir/videoid.mp4`."""
+
+    def __init__(self, media: Path) -> None:
+        self.media = media
+        self.stems: dict[str, list[Path]] | None = None
+
+    def __call__(self, name: str, page_dir: str) -> Path | None:
+        if not name:
+            return None
+        for candidate in (self.media / name, self.media / page_dir / name, self.media / page_dir / f"{name}.mp4"):
+            if candidate.is_file():
+                return candidate
+        matches = self._by_stem().get(name, [])
+        if len(matches) > 1:
+            raise DataError(
+                f"The table names '{name}', and {len(matches)} files fit: {matches[0]}, {matches[1]}. Write their "
+                f"paths into the table."
+            )
+        return matches[0] if matches else None
+
+    def _by_stem(self) -> dict[str, list[Path]]:
+        if self.stems is None:
+            self.stems = {}
+            for file in _files(self.media) if self.media.is_dir() else ():
+                if _is_video(file):
+                    self.stems.setdefault(file.stem, []).append(file)
+        return self.stems
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _imported(
+    entries: list[_Entry],
+    report: ImportReport,
+    place: Path,
+    split: str,
+    licence: str,
+    workers: int,
+    progress: Progress | None,
+) -> ImportReport:
+    """Look at every file, write the manifest of those that can be read, and complete the report."""
+    clips, uncaptioned, missing, unreadable, duplicates = [], [], list(report.missing_files), {}, []
+    seen: set[Path] = set()
+    for done, (entry, found) in enumerate(_probed(entries, workers), 1):
+        name, real = str(entry.file), entry.file.resolve()
+        if not entry.file.is_file():
+            missing.append(name)
+        elif real in seen:
+            duplicates.append(name)
+        elif isinstance(found, str):
+            unreadable[name] = found
+        else:
+            uncaptioned += [] if entry.caption else [name]
+            clips.append(_clip(entry, found, place, split, licence))
+        seen.add(real)
+        if progress:
+            progress(done, len(entries), "files")
+    if not clips:
+        reasons = [*missing, *unreadable.values()]
+        raise DataError(
+            f"None of the {report.found} clips can be used: {len(missing)} files are missing and {len(unreadable)} are "
+            f"unreadable, such as: {reasons[0] if reasons else 'no entries'}"
+        )
+    manifest = write_manifest(place, clips)
+    return replace(
+        report,
+        manifest=str(manifest),
+        clips=len(clips),
+        missing_captions=uncaptioned,
+        missing_files=missing,
+        unreadable=unreadable,
+        duplicates=duplicates,
+    )
+
+
+def _probed(entries: Iterable[_Entry], workers: int) -> Iterator[tuple[_Entry, dict[str, Any] | str]]:
+    with ThreadPoolExecutor(workers) as pool:
+        entries = list(entries)
+        yield from zip(entries, pool.map(lambda entry: measured(entry.file), entries), strict=True)
+
+
+def measured(file: Path) -> dict[str, Any] | str:
+    """Give the manifest's measured keys (fps, frames, width, height) of a file, or why it cannot be read."""
+    try:
+        info = probe(file)
+    except KineographError as error:
+        return str(error)
+    if not info.frames or (info.frames > 1 and not info.fps):
+        return "its number of frames or its frame rate is unknown"
+    fps = 0.0 if info.frames == 1 else float(info.fps or 0)
+    return {"fps": fps, "frames": info.frames, "width": info.width, "height": info.height}
+
+
+def _clip(entry: _Entry, facts: dict[str, Any], place: Path, split: str, licence: str) -> Clip:
+    file, root = entry.file.resolve(), place.resolve()
+    path = file.relative_to(root).as_posix() if file.is_relative_to(root) else os.fspath(file)
+    given = {key: value for key, value in entry.fields.items() if value}
+    return Clip(
+        path=path,
+        caption=entry.caption,
+        fps=facts["fps"],
+        frames=facts["frames"],
+        width=facts["width"],
+        height=facts["height"],
+        source=given.get("source", ""),
+        licence=given.get("licence", licence),
+        split=given.get("split", split),
+        extra=entry.extra,
+    )
