@@ -43,7 +43,8 @@ def test_store_is_kept_and_its_key_follows_content(data, tmp_path):
     first = frame_store(data, SPEC, tmp_path / "cache")
     calls = []
     again = frame_store(data, SPEC, tmp_path / "cache", progress=lambda *a: calls.append(a))
-    assert again.key == first.key and calls == []
+    assert again.key == first.key
+    assert calls == []
     assert frame_store(data, replace(SPEC, size=8), tmp_path / "cache").key != first.key
 
 
@@ -58,7 +59,8 @@ def test_square_pads_and_never_crops():
     tall = np.arange(8 * 4, dtype=np.uint8).reshape(1, 8, 4, 1).repeat(3, -1)
     padded = square(tall, 8)
     assert padded.shape == (1, 8, 8, 3)
-    assert (padded[:, :, 2:6] == tall).all() and (padded[:, :, 0] == tall[:, :, 0]).all()
+    assert (padded[:, :, 2:6] == tall).all()
+    assert (padded[:, :, 0] == tall[:, :, 0]).all()
 
 
 def test_latents_are_encoded_once_and_belong_to_their_encoder(data, tmp_path):
@@ -70,8 +72,10 @@ def test_latents_are_encoded_once_and_belong_to_their_encoder(data, tmp_path):
         return pixels.mean((1, 2), keepdims=True).transpose(0, 3, 1, 2) / 255
 
     store = latent_store(frames, encode, "a", tmp_path / "cache", batch=3)
-    assert store.shape == (3, 1, 1) and calls == [3, 3, 1]
-    assert latent_store(frames, encode, "a", tmp_path / "cache").latents.shape == (7, 3, 1, 1) and len(calls) == 3
+    assert store.shape == (3, 1, 1)
+    assert calls == [3, 3, 1]
+    assert latent_store(frames, encode, "a", tmp_path / "cache").latents.shape == (7, 3, 1, 1)
+    assert len(calls) == 3
     latent_store(frames, encode, "b", tmp_path / "cache")
     assert len(calls) == 4
     assert store.window(1, 0, 3)[:, 0, 0, 0].tolist() == [store.latents[4, 0, 0, 0]] * 3

@@ -109,7 +109,8 @@ class LatentVideoModel:
     def __init__(
         self, network: VideoUNet, autoencoder: FrameAutoencoder, text: TextEncoder, settings: Settings
     ) -> None:
-        self.network, self.autoencoder, self.text, self.settings = network, autoencoder, text, settings
+        self.network, self.autoencoder, self.text = network, autoencoder, text
+        self.settings = replace(settings, max_tokens=text.max_tokens, pooled_first=text.pooled_first)
         self.plan = read(settings.scheduler)
         if self.plan.schedule is None:
             raise InputError(f"A latent video model needs a discrete schedule, not {self.plan.name}.")

@@ -93,6 +93,7 @@ class Trainer:
 
         from kineograph.models.devices import on_cpu
 
+        torch.set_flush_denormal(True)  # vanishing gradients of fresh networks are several times slower without
         self.task, self.config, self.run_dir = task, config, Path(config.output_dir)
         self.accelerator = Accelerator(mixed_precision=precision(config.mixed_precision), cpu=on_cpu())
         self.parameters = trainable(task.network)

@@ -1,0 +1,94 @@
+"""`kineograph generate` with a tiny model, as a user would run it."""
+
+import json
+
+import pytest
+
+from kineograph.cli import main
+from kineograph.video import Video
+
+
+def run(*words):
+    return main(["generate", *map(str, words)])
+
+
+def test_writes_a_clip_with_its_settings_and_prints_json(model_folder, tmp_path, capsys):
+    file = tmp_path / "new" / "clip.mp4"
+    assert run("a red dog", "-o", file, "--model", model_folder, "--seed", 4, "--steps", 2, "--json") == 0
+    (clip,) = json.loads(capsys.readouterr().out)["clips"]
+    assert clip == {"file": str(file), "prompt": "a red dog", "seed": 4, "frames": 4, "fps": 8.0}
+    video = Video.read(file)
+    assert (len(video), video.metadata["seed"], video.metadata["num_inference_steps"]) == (4, 4, 2)
+
+
+def test_same_seed_same_frames_and_underscored_flags(model_folder, tmp_path):
+    for name in ("a", "b"):
+        assert (
+            run(
+                "--prompt",
+                "a dog",
+                "--output",
+                tmp_path / f"{name}.webp",
+                "--model",
+                model_folder,
+                "--num_inference_steps",
+                2,
+            )
+            == 0
+        )
+    a, b = (Video.read(tmp_path / f"{name}.webp").to_uint8() for name in ("a", "b"))
+    assert (a == b).all()
+
+
+def test_several_prompts_from_a_file_make_a_folder_and_a_sheet(model_folder, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('a red dog\n\n{"prompt": "a blue cat", "seed": 9}\n')
+    out, sheet = tmp_path / "out", tmp_path / "sheet.png"
+    assert run("--prompts", prompts, "-o", out, "--model", model_folder, "--steps", 1, "--preview", sheet) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["000-a-red-dog.mp4", "001-a-blue-cat.mp4"]
+    assert Video.read(out / "001-a-blue-cat.mp4").metadata["seed"] == 9
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert "sampling" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "no prompt"),
+        (("a dog", "--model", "emojy"), "There is no model 'emojy'"),
+        (("a dog", "-o", "clip.mpg"), "'.mpg'"),
+        (("--prompts", "absent.txt"), "absent.txt"),
+        (("a dog", "--num-frame", "3"), "--num-frames"),
+        (("a dog", "--num-frames", "many"), "--num-frames"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_is_an_error_and_leaves_nothing(model_folder, tmp_path, capsys):
+    from pathlib import Path
+
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    link = tmp_path / "clip.mp4"
+    import kineograph.video as video
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(video.os if hasattr(video, "os") else Path, "replace", full)
+    try:
+        assert run("a dog", "-o", link, "--model", model_folder, "--steps", 1) == 2
+    finally:
+        patch.undo()
+    assert "space" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

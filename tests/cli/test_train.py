@@ -1,0 +1,95 @@
+"""`kineograph train`: the three stages end to end on a synthetic data set, with resume and bad input."""
+
+import json
+
+import pytest
+from tiny_models import tiny_text
+
+from kineograph.cli import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    from kineograph.data.synthetic import write_synthetic
+
+    folder = tmp_path_factory.mktemp("shapes")
+    write_synthetic(folder, count=6, seed=0, num_frames=6, size=16, fps=8)
+    return folder
+
+
+def run(*words):
+    return main(["train", *map(str, words)])
+
+
+SMALL = ("--size", 16, "--max-train-steps", 2, "--train-batch-size", 2, "--channels", 32, 32, "--held-out", "test")
+
+
+def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KINEOGRAPH_CACHE", str(tmp_path / "cache"))
+    tiny_text(32).save_pretrained(tmp_path / "minilm")
+    monkeypatch.setattr("kineograph.training.recipes.minilm_folder", lambda: tmp_path / "minilm")
+    autoencoder, image, video = (tmp_path / name for name in ("ae", "image", "video"))
+    assert run("autoencoder", "--data", data, "--output-dir", autoencoder, *SMALL, "--latent-channels", 4) == 0
+    assert run("latent-image", "--data", data, "--base", autoencoder, "--output-dir", image, *SMALL) == 0
+    stage = ("modelscope", "--data", data, "--base", image, "--output-dir", video, "--size", 16, "--num-frames", 4)
+    options = (
+        "--max-train-steps",
+        2,
+        "--train-batch-size",
+        2,
+        "--set",
+        "conv_dropout=0.0",
+        "head_dim=8",
+        "input_heads=2",
+    )
+    capsys.readouterr()
+    assert run(*stage, *options, "--image-share", 0.3, "--noise", "mixed", "--json") == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["step"] == 2
+    assert "trainable" in captured.err
+    assert {p.name for p in video.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "previews", "model"}
+    index = json.loads((video / "model" / "model_index.json").read_text())["kineograph"]
+    assert (index["system"], index["noise"], index["num_frames"]) == ("modelscope", "mixed", 4)
+    assert (
+        main(
+            ["generate", "a red circle", "--model", str(video / "model"), "-o", str(tmp_path / "c.mp4"), "--steps", "2"]
+        )
+        == 0
+    )
+    assert run(*stage, "--max-train-steps", 3, *options[2:], "--image-share", 0.3, "--noise", "mixed", "--resume") == 0
+    lines = [json.loads(line) for line in (video / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} == {2, 3}
+
+
+def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):
+    assert run("autoencoder", "--data", tmp_path, "--output-dir", tmp_path / "run", "--dry-run", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["train"]["max_train_steps"] == 1000
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("modelscop",), "modelscope"),
+        (("autoencoder", "--num-frames", "8"), "--num-frames is for systems"),
+        (("autoencoder", "--base", "x"), "--init-from"),
+        (("latent-image",), "--base"),
+        (("modelscope", "--base", "x", "--patch", "2"), "--patch is the autoencoder's"),
+        (("autoencoder", "--max-train-steps", "0"), "--max-train-steps"),
+        (("autoencoder", "--learning_rat", "1"), "--learning-rate"),
+        (("autoencoder",), "no data set"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_status_2(words, said, tmp_path, capsys):
+    assert run(*words, "--data", tmp_path / "absent", "--output-dir", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert said.lower() in error.lower()
+    assert "Traceback" not in error
+
+
+def test_sanity_overfits_one_clip_and_says_so(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KINEOGRAPH_CACHE", str(tmp_path / "cache"))
+    assert run("autoencoder", "--data", data, "--output-dir", tmp_path / "run", *SMALL, "--sanity", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True

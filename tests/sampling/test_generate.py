@@ -1,0 +1,98 @@
+"""Generation: a seed is a clip, one frame is the image, bad wishes are refused in the words of the flags."""
+
+import pytest
+import torch
+
+from kineograph.errors import InputError, KineographError, WeightsError
+from kineograph.sampling.generate import SAMPLERS, Model, load
+
+from tiny_models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(tiny_model())
+
+
+def test_a_seed_is_a_clip_in_any_batch_bit_for_bit(model):
+    prompts = ["a red dog", "a man juggling", "a blue cat"]
+    together = model.generate(prompts, seed=[7, 8, 9])
+    for prompt, seed, clip in zip(prompts, (7, 8, 9), together, strict=True):
+        assert torch.equal(model.generate(prompt, seed=seed).frames, clip.frames)
+    assert torch.equal(model.generate(prompts[1:], seed=8)[1].frames, together[2].frames)
+    assert not torch.equal(model.generate("a red dog", seed=8).frames, together[0].frames)
+
+
+def test_one_frame_is_the_image_model(model):
+    image = Model(tiny_model(system=None))
+    image.parts.network.unet.load_state_dict(
+        {k: v for k, v in model.parts.network.unet.state_dict().items() if ".temporal." not in k}
+    )
+    picture = model.generate("a red dog", seed=3, num_frames=1, precision="fp32")
+    image.parts.autoencoder.load_state_dict(model.parts.autoencoder.state_dict())
+    image.parts.text.load_state_dict(model.parts.text.state_dict())
+    expected = image.generate("a red dog", seed=3, num_frames=1, precision="fp32")
+    assert len(picture) == 1
+    torch.testing.assert_close(picture.frames, expected.frames)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_every_sampler_gives_finite_clips_twice_the_same(model, sampler):
+    one, two = (model.generate("a dog", seed=1, sampler=sampler, num_inference_steps=4) for _ in range(2))
+    assert torch.isfinite(one.frames).all()
+    assert torch.equal(one.frames, two.frames)
+
+
+def test_settings_travel_with_the_clip(model, tmp_path):
+    clip = model.generate("a dog", seed=5, num_inference_steps=2, guidance_scale=2.0, negative_prompt="cat")
+    clip.save(tmp_path / "clip.mp4")
+    from kineograph.video import Video
+
+    read = Video.read(tmp_path / "clip.mp4").metadata
+    assert (read["prompt"], read["seed"], read["guidance_scale"], read["negative_prompt"]) == ("a dog", 5, 2.0, "cat")
+    assert read["model"] == "tiny"
+
+
+def test_sizes_frames_and_callback(model):
+    seen = []
+    clip = model.generate("a dog", num_frames=2, height=24, width=16, num_inference_steps=3, callback=seen.append)
+    assert clip.frames.shape == (2, 3, 24, 16)
+    assert [step.i for step in seen] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"num_frames": 0}, "--num-frames"),
+        ({"num_frames": 17}, "--num-frames"),
+        ({"num_inference_steps": 1001}, "--num-inference-steps"),
+        ({"guidance_scale": -1.0}, "--guidance-scale"),
+        ({"sampler": "dimm"}, "ddim"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": [1, 2]}, "one per prompt"),
+        ({"height": 17}, "--height"),
+        ({"precision": "fp8"}, "--precision"),
+    ],
+)
+def test_bad_wishes_are_refused_by_flag(model, wish, words):
+    with pytest.raises(InputError, match=words):
+        model.generate("a dog", **wish)
+
+
+def test_empty_prompt_is_refused(model):
+    with pytest.raises(InputError, match="no prompt"):
+        model.generate("  ")
+
+
+def test_nan_weights_never_become_black_frames():
+    broken = Model(tiny_model())
+    broken.parts.network.unet.conv_out.bias.data[0] = float("nan")
+    with pytest.raises(KineographError, match="denoiser"):
+        broken.generate("a dog")
+
+
+def test_unknown_model_names_the_known_ones(tmp_path):
+    with pytest.raises(WeightsError, match=r"model_index\.json"):
+        load(tmp_path)
+    with pytest.raises(WeightsError, match="emojy"):
+        load("emojy")
