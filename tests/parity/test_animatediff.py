@@ -31,11 +31,15 @@ SDXL = SD | {
     "projection_class_embeddings_input_dim": 6 * 8 + 12,
 }
 VERSIONS = {
-    "v1": (SD, AnimateDiffConfig(max_frames=24, motion_norm="clip", num_heads=4)),
-    "v2": (SD | {"layers_per_block": 2}, AnimateDiffConfig(middle=True, motion_norm="clip", num_heads=2)),
-    "v3": (SD | {"norm_num_groups": 16}, AnimateDiffConfig(motion_norm="clip", num_heads=8)),
-    "sdxl": (SDXL, AnimateDiffConfig(motion_norm="clip", num_heads=4)),
+    "v1": (SD, AnimateDiffConfig(max_frames=24, motion_norm="clip", num_heads=4, norm_groups=8)),
+    "v2": (
+        SD | {"layers_per_block": 2},
+        AnimateDiffConfig(middle=True, motion_norm="clip", num_heads=2, norm_groups=8),
+    ),
+    "v3": (SD | {"norm_num_groups": 16}, AnimateDiffConfig(motion_norm="clip", num_heads=8, norm_groups=16)),
+    "sdxl": (SDXL, AnimateDiffConfig(motion_norm="clip", num_heads=4, norm_groups=8)),
 }
+"""UNetMotionModel takes the image network's number of groups for its motion modules."""
 
 
 def both(name):
@@ -46,7 +50,7 @@ def both(name):
         block_out_channels=arguments["block_out_channels"],
         motion_layers_per_block=arguments["layers_per_block"],
         motion_num_attention_heads=config.num_heads,
-        motion_norm_num_groups=arguments["norm_num_groups"],
+        motion_norm_num_groups=config.norm_groups,
         motion_max_seq_length=config.max_frames,
         use_motion_mid_block=config.middle,
     )
@@ -94,7 +98,9 @@ def test_outputs_and_gradients_equal_unet_motion_model(name):
 def test_norm_per_frame_differs_from_diffusers():
     """The authors normalise the motion module's input per frame; on unequal frames that shows."""
     reference, ours, _ = both("v2")
-    authors = SYSTEM.build(AnimateDiffConfig(middle=True, num_heads=2), UNet2DConditionModel(**VERSIONS["v2"][0]))
+    authors = SYSTEM.build(
+        AnimateDiffConfig(middle=True, num_heads=2, norm_groups=8), UNet2DConditionModel(**VERSIONS["v2"][0])
+    )
     authors.unet.load_state_dict(ours.unet.state_dict())
     x, conditions = inputs("v2")
     with torch.no_grad():

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from kineograph.errors import WeightsError
+from kineograph.systems import systems
 from kineograph.systems.keys import KeyMap, PositionTable, nest
 
+ORIGINAL_TOP = ("input_blocks", "middle_block", "output_blocks", "time_embed", "out", "init_attn", "fps_embedding")
 MAP = KeyMap(
     pairs=nest([("down.{i}.temp.{j}.", "down.{i}.res.{j}.temporal.")], [("to_q.", "query."), ("norm", "norm")]),
     tables=(PositionTable(beside="to_q.weight", name="table", frames=5),),
@@ -39,3 +41,16 @@ def test_unknown_keys_are_an_error_where_the_map_is_complete():
 def test_collisions_are_an_error():
     with pytest.raises(WeightsError, match="map to one"):
         MAP.to_ours(weights("down.0.temp.1.to_q.weight", "down.0.res.1.temporal.query.weight"))
+
+
+@pytest.mark.parametrize("name", ["modelscope", "videocrafter"])
+def test_original_layouts_are_bijections(name):
+    model = systems()[name].build("tiny")
+    keys, weights = systems()[name].key_maps["original"](model.config), model.unet.state_dict()
+    theirs = keys.to_theirs(weights)
+    assert len(theirs) == len(weights)
+    assert all(key.split(".")[0] in ORIGINAL_TOP for key in theirs)
+    back = keys.to_ours(theirs)
+    assert all(torch.equal(back[key], value) for key, value in weights.items())
+    with pytest.raises(WeightsError, match="stranger"):
+        keys.to_ours({**theirs, "stranger.weight": torch.zeros(1)})

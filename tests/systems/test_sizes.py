@@ -14,9 +14,20 @@ TEMPORAL = {
 """Millions. Align your Latents prints 656 M and 649 M (arXiv:2304.08818, appendix)."""
 
 
+TOTAL = {("videocrafter", "v1"): 1144.5, ("videocrafter", "v2"): 1413.3}
+"""Millions, as the authors' code has them (commit 11bcd76f)."""
+
+
 @pytest.mark.parametrize(("name", "preset"), TEMPORAL)
 def test_temporal_parameters(name, preset):
     with torch.device("meta"):
         model = systems()[name].build(preset)
     count = sum(value.numel() for value in temporal_state_dict(model.unet).values())
     assert round(count / 1e6, 1) == TEMPORAL[name, preset]
+
+
+@pytest.mark.parametrize(("name", "preset"), TOTAL)
+def test_all_parameters(name, preset):
+    with torch.device("meta"):
+        model = systems()[name].build(preset)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == TOTAL[name, preset]

@@ -8,7 +8,7 @@ from tiny import perturb, relative, unequal_clip
 
 from kineograph.temporal import attend as attend_module
 from kineograph.temporal.attend import attend
-from kineograph.temporal.attention import TemporalTransformer, head_split
+from kineograph.temporal.attention import FrameAttention, TemporalTransformer, head_split
 from kineograph.temporal.blend import TemporalResBlock, TemporalVideoBlock
 from kineograph.temporal.convolution import FrameConv, TemporalConvolution
 from kineograph.temporal.norm import FrameGroupNorm, divisor
@@ -138,7 +138,7 @@ def test_video_block_starts_as_identity_and_keeps_its_window():
     assert torch.allclose(layer(x, 6, context), x, atol=1e-6)
     perturb(layer, 0.2)
     changed = x.clone()
-    changed[0] += 1
+    changed[0, :, 0] += 1
     moved = (layer(changed, 6, context) - layer(x, 6, context)).abs().amax((1, 2))
     assert (moved[:3] > 1e-4).all()
     assert (moved[3:] == 0).all()
@@ -167,3 +167,18 @@ def test_res_block_blends_by_its_scalar():
         layer.blend.mix_factor.fill_(0.0)
         assert relative(layer(x, 3, temb) - x, temporal / 2) < 1e-5
         assert relative(layer(x, 3, temb * 2), layer(x, 3, temb)) > 1e-3
+
+
+def test_distance_codes_enter_keys_and_values():
+    """Shaw et al. 2018, eq. 3 and 4, written out pair by pair."""
+    attention = FrameAttention(12, 2, 6, relative=2).double()
+    x = torch.randn(3, 5, 12, dtype=torch.float64)
+    q, k, v = (f(x).unflatten(-1, (2, 6)) for f in (attention.query, attention.key, attention.value))
+    codes = attention.relative
+    out = torch.zeros_like(q)
+    for i in range(5):
+        near = [min(max(j - i, -2), 2) + 2 for j in range(5)]
+        logits = torch.stack([(q[:, i] * (k[:, j] + codes.keys[near[j]])).sum(-1) / 6**0.5 for j in range(5)], -1)
+        weights = logits.softmax(-1)
+        out[:, i] = sum(weights[..., j, None] * (v[:, j] + codes.values[near[j]]) for j in range(5))
+    assert relative(attention(x), attention.output(out.flatten(2))) < 1e-12

@@ -23,6 +23,7 @@ _NAMES = (
     "align_your_latents",
     "svd",
     "text2video_zero",
+    "videocrafter",
 )
 
 

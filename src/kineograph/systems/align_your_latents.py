@@ -32,8 +32,8 @@ CARD = Card(
         "Only the temporal layers are trained; frames further apart than 8 do not attend to each other.",
     ),
     differs=(
-        "Frames are told apart by Stable Video Diffusion's sinusoidal code and network; the paper does not describe its "
-        "relative sinusoidal code.",
+        "Frames are told apart by Stable Video Diffusion's sinusoidal code and network; the paper does not describe "
+        "its relative sinusoidal code.",
         "The mixing scalar is a sigmoid, as in Stable Video Diffusion; outputs start at zero, so it starts anywhere.",
     ),
     evidence="paper",

@@ -69,6 +69,7 @@ class AnimateDiffConfig:
         max_frames: Frames the position code tells apart (v1: 24; later: 32).
         num_heads: Heads of a motion module (configs/inference/inference-v1.yaml: 8).
         depth: Transformer blocks of a motion module (1).
+        norm_groups: Groups of a motion module's entry norm (32, whatever the image network has).
         middle: Also one motion module in the middle block (v2).
         motion_norm: Entry norm of a motion module: `"frame"` as in the authors' code, `"clip"` as in diffusers.
         spatial_norm: Group norms of the image network: `"clip"` in v1 (`use_inflated_groupnorm: false`), later
@@ -80,19 +81,20 @@ class AnimateDiffConfig:
     max_frames: int = 32
     num_heads: int = 8
     depth: int = 1
+    norm_groups: int = 32
     middle: bool = False
     motion_norm: Literal["frame", "clip"] = "frame"
     spatial_norm: Literal["frame", "clip"] = "frame"
     single_frame: Literal["run", "skip"] = "run"
 
 
-def plan(config: AnimateDiffConfig, norm_groups: int) -> Plan:
+def plan(config: AnimateDiffConfig) -> Plan:
     """Return where the motion modules go."""
     options = {
         "num_heads": config.num_heads,
         "head_dim": None,
         "depth": config.depth,
-        "norm_groups": norm_groups,
+        "norm_groups": config.norm_groups,
         "norm_over": config.motion_norm,
         "max_frames": config.max_frames,
     }
@@ -108,7 +110,7 @@ def build(config: AnimateDiffConfig, image_unet: Any = None) -> VideoUNet:
     from kineograph.models.video_unet import VideoUNet
 
     unet = image_unet or UNet2DConditionModel(**config.image)
-    return VideoUNet(unet, plan(config, norm_groups=unet.config["norm_num_groups"] or 32))
+    return VideoUNet(unet, plan(config))
 
 
 PRESETS = {

@@ -50,23 +50,30 @@ class KeyMap:
             that matches the start of a key is used; what follows the prefix is kept.
         rest: What happens to a key that no pair matches: `"keep"` it as it is, or it is an `"error"`.
         tables: Foreign position tables, which are computed here: dropped on the way in, made on the way out.
+        pointwise: Foreign prefixes whose weights are convolutions of one place where ours are linear: `(out, in, 1)`.
         what: Name of the foreign layout, for messages.
     """
 
     pairs: Sequence[tuple[str, str]]
     rest: str = "keep"
     tables: Sequence[PositionTable] = ()
+    pointwise: Sequence[str] = ()
     what: str = "foreign"
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename foreign weights to ours."""
         kept = {key: value for key, value in state_dict.items() if not any(key.endswith(t.name) for t in self.tables)}
+        kept = {key: value[..., 0] if self._is_pointwise(key) else value for key, value in kept.items()}
         return self._rename(kept, self._forward)
 
     def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename our weights to the foreign layout."""
         renamed = self._rename(state_dict, self._backward)
+        renamed = {key: value[..., None] if self._is_pointwise(key) else value for key, value in renamed.items()}
         return renamed | {name: table for kind in self.tables for name, table in kind.of(renamed).items()}
+
+    def _is_pointwise(self, key: str) -> bool:
+        return key.endswith(".weight") and any(_pattern(prefix).match(key) for prefix in self.pointwise)
 
     @cached_property
     def _forward(self) -> list[tuple[re.Pattern[str], str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Sampling, System
 from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap, nest
+from kineograph.systems.ldm_keys import ldm_places
 from kineograph.temporal.plan import Placement, Plan
 
 if TYPE_CHECKING:
@@ -134,12 +135,25 @@ def diffusers_keys(image: Mapping[str, Any]) -> KeyMap:
     )
 
 
+def original_keys(image: Mapping[str, Any]) -> KeyMap:
+    """Return the map between the authors' files (unet_sd.py, with its "temopral" misspelling) and ours."""
+    places = ldm_places(image, bare_downsampler=True)
+    temporals = [("input_blocks.0.1.", "conv_in.temporal."), *places.temporals]
+    convolutions = [(f"{theirs}temopral_conv.", f"{ours}temporal.") for theirs, ours in places.resnets]
+    return KeyMap(
+        pairs=(*nest(temporals, TRANSFORMER_KEYS), *nest(convolutions, CONVOLUTION_KEYS), *places.spatial()),
+        pointwise=[theirs + end for theirs, _ in temporals for end in ("proj_in.", "proj_out.")],
+        rest="error",
+        what="ModelScope",
+    )
+
+
 SYSTEM = System(
     name="modelscope",
     card=CARD,
     config=ModelScopeConfig,
     presets=PRESETS,
     builder=build,
-    key_maps={"diffusers": diffusers_keys},
+    key_maps={"diffusers": diffusers_keys, "original": original_keys},
     sampling=Sampling(guidance=9.0),  # text_to_video_synthesis_model.py: DDIM 50, guide_scale 9.0, 16 frames of 256
 )

@@ -6,11 +6,12 @@ image tools look for those names (LoRA by suffix, attention processors by method
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from kineograph.temporal.attend import attend
+from kineograph.temporal.attend import attend, attend_relative
 from kineograph.temporal.layer import TemporalLayer, zero
 from kineograph.temporal.norm import FrameGroupNorm, NormOver, divisor
 from kineograph.temporal.position import check_length, sinusoidal_positions
@@ -24,9 +25,17 @@ class FrameAttention(nn.Module):
         num_heads: Number of heads.
         head_dim: Width of a head.
         context_channels: Width of the tokens attended to; None attends to the frames themselves.
+        relative: Distances between frames up to this have learned codes; None: frames are not told apart.
     """
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int, context_channels: int | None = None):
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        head_dim: int,
+        context_channels: int | None = None,
+        relative: int | None = None,
+    ):
         super().__init__()
         self.num_heads = num_heads
         inner = num_heads * head_dim
@@ -34,6 +43,7 @@ class FrameAttention(nn.Module):
         self.key = nn.Linear(context_channels or channels, inner, bias=False)
         self.value = nn.Linear(context_channels or channels, inner, bias=False)
         self.output = nn.Linear(inner, channels)
+        self.relative = RelativeCodes(head_dim, relative) if relative else None
 
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Attend from `x (positions, frames, channels)` to itself or to `context (positions, tokens, channels)`.
@@ -44,7 +54,31 @@ class FrameAttention(nn.Module):
             bias: Added to the logits, see `attend`.
         """
         source = x if context is None else context
+        if self.relative is not None:
+            q, k, v = self.query(x), self.key(source), self.value(source)
+            return self.output(attend_relative(q, k, v, self.num_heads, *self.relative(x.shape[1])))
         return self.output(attend(self.query(x), self.key(source), self.value(source), self.num_heads, bias))
+
+
+class RelativeCodes(nn.Module):
+    """Learned codes of the distance between two frames, shared by all heads (Shaw et al. 2018, arXiv:1803.02155).
+
+    Args:
+        head_dim: Width of a head.
+        longest: Longest distance with a code of its own.
+    """
+
+    def __init__(self, head_dim: int, longest: int):
+        super().__init__()
+        self.longest = longest
+        self.keys = nn.Parameter(nn.init.xavier_uniform_(torch.empty(2 * longest + 1, head_dim)))
+        self.values = nn.Parameter(nn.init.xavier_uniform_(torch.empty(2 * longest + 1, head_dim)))
+
+    def forward(self, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Return the codes for keys and for values of each pair of frames, `(frames, frames, head_dim)`."""
+        frame = torch.arange(num_frames, device=self.keys.device)
+        distance = (frame[None, :] - frame[:, None]).clamp(-self.longest, self.longest) + self.longest
+        return self.keys[distance], self.values[distance]
 
 
 class FeedForward(nn.Module):
@@ -70,15 +104,24 @@ class FrameTransformerBlock(nn.Module):
         head_dim: Width of a head.
         positions: Add the sinusoidal code of the frames to the normalised input of each attention.
         attentions: One or two self-attentions.
+        relative: Distances between frames up to this have learned codes.
     """
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int, positions: bool = False, attentions: int = 2):
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        head_dim: int,
+        positions: bool = False,
+        attentions: int = 2,
+        relative: int | None = None,
+    ):
         super().__init__()
         self.positions = positions
         self.norm1 = nn.LayerNorm(channels)
-        self.attend1 = FrameAttention(channels, num_heads, head_dim)
+        self.attend1 = FrameAttention(channels, num_heads, head_dim, relative=relative)
         self.norm2 = nn.LayerNorm(channels) if attentions > 1 else None
-        self.attend2 = FrameAttention(channels, num_heads, head_dim) if attentions > 1 else None
+        self.attend2 = FrameAttention(channels, num_heads, head_dim, relative=relative) if attentions > 1 else None
         self.norm3 = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
 
@@ -119,6 +162,7 @@ class TemporalTransformer(TemporalLayer):
         norm_over: Statistics of the entry norm: each frame, or the clip as in ModelScopeT2V.
         max_frames: Frames told apart by a sinusoidal code, and the longest clip; None: no code and any length.
         attentions: Self-attentions of a block, 1 or 2.
+        relative: Distances between frames up to this have learned codes (VideoCrafter1); longer ones count as this.
     """
 
     def __init__(
@@ -132,6 +176,7 @@ class TemporalTransformer(TemporalLayer):
         norm_over: NormOver = "clip",
         max_frames: int | None = None,
         attentions: int = 2,
+        relative: int | None = None,
     ):
         super().__init__()
         heads, head_width = head_split(round(channels * width), num_heads, head_dim)
@@ -140,7 +185,8 @@ class TemporalTransformer(TemporalLayer):
         self.enter = nn.Linear(channels, inner)
         self.max_frames = max_frames
         self.blocks = nn.ModuleList(
-            FrameTransformerBlock(inner, heads, head_width, max_frames is not None, attentions) for _ in range(depth)
+            FrameTransformerBlock(inner, heads, head_width, max_frames is not None, attentions, relative)
+            for _ in range(depth)
         )
         self.leave = zero(nn.Linear(inner, channels))
 

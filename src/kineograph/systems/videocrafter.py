@@ -1,0 +1,155 @@
+"""VideoCrafter 1 and 2: a temporal transformer after every spatial one, in version 2 also temporal convolutions.
+
+VideoCrafter1: Open Diffusion Models for High-Quality Video Generation, Chen et al. 2023, arXiv:2310.19512.
+VideoCrafter2: Overcoming Data Limitations for High-Quality Video Diffusion Models, Chen et al. 2024, arXiv:2401.09047.
+Read beside the authors' code at commit 11bcd76f, `lvdm/modules/networks/openaimodel3d.py` and
+`lvdm/modules/attention.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from kineograph.systems.card import Card, Sampling, System
+from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap, nest
+from kineograph.systems.ldm_keys import ldm_places
+from kineograph.temporal.plan import Placement, Plan
+
+if TYPE_CHECKING:
+    from kineograph.models.video_unet import VideoUNet
+
+CARD = Card(
+    title="VideoCrafter1: Open Diffusion Models for High-Quality Video Generation",
+    authors="Haoxin Chen, Menghan Xia, Yingqing He et al.",
+    year=2023,
+    arxiv="2310.19512",
+    code="https://github.com/AILab-CVC/VideoCrafter",
+    code_license="Apache-2.0 with a Tencent header",
+    weights_license="research only, see the authors' licence",
+    adds=(
+        "After every spatial transformer one over the frames of each position, and one after the first convolution.",
+        "Version 1 tells frames apart by learned codes of their distance, added to keys and values.",
+        "Version 2 has no such codes but ModelScopeT2V's temporal convolutions and the frame rate as a condition.",
+    ),
+    differs=("Image-to-video, which adds a second cross-attention to image tokens, is not part of it yet.",),
+)
+
+
+def _stable_diffusion_2(**changes: Any) -> dict[str, Any]:
+    """Return the arguments of the image network (configs/inference_t2v_512_v1.0.yaml)."""
+    published = {
+        "sample_size": (40, 64),
+        "attention_head_dim": (5, 10, 20, 20),  # diffusers' name for the number of heads: heads of 64
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    }
+    return published | changes
+
+
+@dataclass(frozen=True)
+class VideoCrafterConfig:
+    """Sizes of VideoCrafter.
+
+    Attributes:
+        image: Arguments of diffusers' `UNet2DConditionModel`; used only where no image network is given. With
+            `class_embed_type="timestep"` the class label is the frame rate (version 2: `fps_cond`).
+        head_dim: Width of a temporal attention head (`num_head_channels` 64).
+        input_heads: Heads of the transformer after the first convolution (openaimodel3d.py: 8); 0 omits it.
+        relative: Distances between frames up to this have learned codes (version 1: `temporal_length` 16); None: none.
+        convolutions: Also a temporal convolution after every ResNet block (version 2).
+        conv_dropout: Dropout inside it (0.1).
+        single_frame: `"run"`: temporal layers also see clips of one frame; `"skip"`: one frame is an image.
+    """
+
+    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_2)
+    head_dim: int = 64
+    input_heads: int = 8
+    relative: int | None = None
+    convolutions: bool = True
+    conv_dropout: float = 0.1
+    single_frame: Literal["run", "skip"] = "run"
+
+
+def plan(config: VideoCrafterConfig, norm_groups: int) -> Plan:
+    """Return where the temporal layers go."""
+    transformer = {"norm_groups": norm_groups, "head_dim": config.head_dim, "relative": config.relative}
+    first = Placement("conv_in", "temporal_transformer", {**transformer, "num_heads": config.input_heads})
+    convolution = {"norm_groups": norm_groups, "dropout": config.conv_dropout}
+    placements = (
+        *([first] if config.input_heads else []),
+        *([Placement("resnet", "temporal_convolution", convolution)] if config.convolutions else []),
+        Placement("attention", "temporal_transformer", transformer),
+    )
+    return Plan(placements, single_frame=config.single_frame)
+
+
+def build(config: VideoCrafterConfig, image_unet: Any = None) -> VideoUNet:
+    """Build the network; a given image U-Net, of any width, is inflated in place."""
+    from diffusers import UNet2DConditionModel
+
+    from kineograph.models.video_unet import VideoUNet
+
+    unet = image_unet or UNet2DConditionModel(**config.image)
+    return VideoUNet(unet, plan(config, norm_groups=unet.config["norm_num_groups"] or 32))
+
+
+PRESETS = {
+    "v2": VideoCrafterConfig(image=_stable_diffusion_2(class_embed_type="timestep")),
+    "v1": VideoCrafterConfig(relative=16, convolutions=False),
+    "tiny": VideoCrafterConfig(
+        image=_stable_diffusion_2(
+            sample_size=8,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            attention_head_dim=(4, 8),
+            cross_attention_dim=32,
+            norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        ),
+        head_dim=8,
+        input_heads=2,
+        relative=4,
+    ),
+}
+
+RELATIVE_KEYS = nest(
+    [("transformer_blocks.{n}.", "blocks.{n}.")],
+    [
+        (f"attn{n}.relative_position_{theirs}.embeddings_table", f"attend{n}.relative.{ours}")
+        for n in (1, 2)
+        for theirs, ours in (("k", "keys"), ("v", "values"))
+    ],
+)
+
+
+def original_keys(image: Mapping[str, Any]) -> KeyMap:
+    """Return the map between the authors' files (`model.diffusion_model.` removed) and ours."""
+    places = ldm_places(image)
+    temporals = [("init_attn.0.", "conv_in.temporal."), *places.temporals]
+    convolutions = [(f"{theirs}temopral_conv.", f"{ours}temporal.") for theirs, ours in places.resnets]
+    return KeyMap(
+        pairs=(
+            *nest(temporals, [*RELATIVE_KEYS, *TRANSFORMER_KEYS]),
+            *nest(convolutions, CONVOLUTION_KEYS),
+            ("fps_embedding.0.", "class_embedding.linear_1."),
+            ("fps_embedding.2.", "class_embedding.linear_2."),
+            *places.spatial(),
+        ),
+        pointwise=("init_attn.0.proj_in.", "init_attn.0.proj_out."),
+        rest="error",
+        what="VideoCrafter",
+    )
+
+
+SYSTEM = System(
+    name="videocrafter",
+    card=CARD,
+    config=VideoCrafterConfig,
+    presets=PRESETS,
+    builder=build,
+    key_maps={"original": original_keys},
+    sampling=Sampling(guidance=12.0, fps=28, height=320, width=512),  # scripts/run_text2video.sh; DDIM with eta 1
+)
