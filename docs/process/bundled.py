@@ -3,8 +3,8 @@
     python docs/process/bundled.py samplers  [--model emoji] [--prompts "a juggling man" ...]
     python docs/process/bundled.py inversion [--model emoji] [--data DIR] [--count 16]
 
-Each writes a picture and a JSON record beside this file. The functions take any denoiser, so a test runs them without a
-model.
+Each writes a picture and a JSON record beside this file, or where `-o` says. The functions take any denoiser, so a test
+runs them without a model.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ def psnr(a, b):
     return 10 * torch.log10(span**2 / error)
 
 
-def write(name, record, picture=None):
+def write(folder, name, record, picture=None):
     """Write the record, and a picture below 150 KB."""
-    (HERE / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if picture is not None:
         colours = 128
         while True:
@@ -128,7 +128,7 @@ def write(name, record, picture=None):
                 colours //= 2
             else:
                 picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))
-        (HERE / f"{name}.png").write_bytes(buffer.getvalue())
+        (folder / f"{name}.png").write_bytes(buffer.getvalue())
 
 
 def grid_picture(rows):
@@ -159,9 +159,8 @@ def run_samplers(options):
     shown = [name for name in ("DDPM 1000", "DDIM 50", "DPM-Solver++ 20", "DPM-Solver++ 12") if name in results]
     clips = {name: parts.autoencoder.decode(results[name].float()) for name in shown}
     rows = [(f"{name}\n{prompt[:18]}", clips[name][k]) for k, prompt in enumerate(options.prompts) for name in shown]
-    write(
-        "samplers-bundled", {"prompts": options.prompts, "guidance": own.guidance_scale, **records}, grid_picture(rows)
-    )
+    record = {"prompts": options.prompts, "guidance": own.guidance_scale, **records}
+    write(options.output, "samplers-bundled", record, grid_picture(rows))
     print(json.dumps(records, indent=2))
 
 
@@ -194,7 +193,7 @@ def run_inversion(options):
             name: {"mean": sum(v) / len(v), "lowest": min(v)} for name, v in measured.items()
         }
         print(steps, json.dumps(record["psnr_of_latents"][steps], indent=2), flush=True)
-    write("inversion-bundled", record, _plot(record["psnr_of_latents"]))
+    write(options.output, "inversion-bundled", record, _plot(record["psnr_of_latents"]))
 
 
 def _empty(parts, seeds):
@@ -231,6 +230,7 @@ def main():
     parser.add_argument("--count", type=int, default=16, help="clips to invert")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50], help="steps of the round trips")
     parser.add_argument("--no-null-text", dest="null_text", action="store_false")
+    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where picture and record go")
     options = parser.parse_args()
     {"samplers": run_samplers, "inversion": run_inversion}[options.what](options)
 

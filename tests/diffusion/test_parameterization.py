@@ -151,3 +151,10 @@ def test_network_keeps_its_own_precision():
     denoised = NetworkDenoiser(network, VarianceExploding(), "svd", torch.bfloat16)(X0, 1.5)
     assert seen == [torch.bfloat16]
     assert denoised.dtype == torch.float64
+
+
+def test_epsilon_at_zero_terminal_snr_is_refused():
+    schedule = Schedule.named("linear").rescale_zero_terminal_snr()
+    with pytest.raises(InputError, match="predicts v or x0"):
+        NetworkDenoiser(lambda x, t, c: x, schedule, "epsilon")(X0, 999.0)
+    assert NetworkDenoiser(lambda x, t, c: x, schedule, "v")(X0, 999.0).isfinite().all()

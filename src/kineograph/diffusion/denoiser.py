@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kineograph.diffusion.parameterization import Kind, expand, row
+from kineograph.diffusion.parameterization import EPSILON, Kind, expand, row
 from kineograph.diffusion.process import Process
+from kineograph.errors import InputError
 
 Network = Callable[[Tensor, Any, Any], Tensor]
 
@@ -50,9 +51,18 @@ class NetworkDenoiser:
     dtype: torch.dtype | None = None
 
     def __call__(self, x: Tensor, t: Any, condition: Any = None, /) -> Tensor:
-        """Run the network and return the clean data that its output means, in the dtype of x."""
+        """Run the network and return the clean data that its output means, in the dtype of x.
+
+        Raises:
+            InputError: The network predicts epsilon and alpha is 0.
+        """
         kind = row(self.kind)
         alpha, sigma = self.process.alpha_sigma(t)
+        if kind is EPSILON and isinstance(alpha, float) and alpha == 0:
+            raise InputError(
+                f"At t={t} there is no data left in x, so a network that predicts its noise (epsilon) cannot give the "
+                "data. Use a network that predicts v or x0, or a schedule without zero terminal SNR."
+            )
         told = t if kind.c_noise is None else kind.c_noise(alpha, sigma)
         alpha, sigma = expand(alpha, x), expand(sigma, x)
         scaled = x if kind.c_in is None else kind.c_in(alpha, sigma) * x
