@@ -70,3 +70,63 @@ def test_verbs_are_listed_and_a_wrong_one_names_the_nearest(capsys):
     assert cli.main(["data", "emojy"]) == 2
     assert "did you mean 'emoji'?" in capsys.readouterr().err
     assert cli.main(["data"]) == 2
+
+
+@pytest.fixture
+def shapes(tmp_path, capsys):
+    """A synthetic data set of six clips."""
+    words = ["--count", "6", "--size", "32", "--num-frames", "5", "--test-every", "3", "--flow", "--seed", "4"]
+    assert cli.main(["data", "synthetic", "-o", str(tmp_path / "shapes"), *words]) == 0
+    assert "6 clips" in capsys.readouterr().out
+    return tmp_path / "shapes"
+
+
+def test_synthetic_clips_pass_the_check(shapes, capsys):
+    assert cli.main(["data", "check", str(shapes), "--num-frames", "5", "--size", "32", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["clips"], report["kept"], report["splits"]) == (True, 6, 6, {"train": 4, "test": 2})
+    assert len(list((shapes / "flow").glob("*.npz"))) == 6
+
+
+def test_a_check_that_finds_something_fails(shapes, capsys):
+    assert cli.main(["data", "check", str(shapes), "--num-frames", "50"]) == 1
+    assert "shorter than 50 frames" in capsys.readouterr().out
+    with (shapes / "manifest.jsonl").open("a") as file:
+        file.write("not json\n")
+    assert cli.main(["data", "check", str(shapes), "--json"]) == 1
+    assert "manifest.jsonl:7" in json.loads(capsys.readouterr().out)["first_bad_line"]
+
+
+def test_a_full_check_decodes_and_finds_a_truncated_file(shapes, capsys):
+    clip = shapes / "clips" / "000002.mkv"
+    clip.write_bytes(clip.read_bytes()[:-600])
+    assert cli.main(["data", "check", str(shapes), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["decoded"] is True
+    assert {*report["unreadable"], *report["mismatched"]} == {"clips/000002.mkv"}
+    clip.write_bytes((shapes / "clips" / "000001.mkv").read_bytes())
+    assert cli.main(["data", "check", str(shapes), "--fast", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decoded"] is False
+
+
+def test_import_of_a_folder_with_captions(shapes, tmp_path, capsys):
+    for i, clip in enumerate(sorted((shapes / "clips").iterdir())):
+        clip.with_suffix(".txt").write_text(f"shape number {i}")
+    words = ["data", "import", str(shapes / "clips"), "-o", str(tmp_path / "imported"), "--licence", "MIT", "--json"]
+    assert cli.main(words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["layout"], report["clips"], report["missing_captions"]) == ("folder", 6, [])
+    assert cli.main(["data", "check", str(tmp_path / "imported"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["licences"] == {"MIT": 6}
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "nowhere"], ["import", "nowhere"], ["synthetic", "-o", "x", "--objects", "9"]]
+)
+def test_what_cannot_be_done_is_one_paragraph(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1

@@ -53,4 +53,4 @@ def test_flags_people_already_type_are_spelt_their_way():
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_every_command(shell):
     script = completion([shell], COMMANDS)
-    assert {*COMMANDS, "--archives"} <= set(re.findall(r"[\w-]+", script))
+    assert {*COMMANDS, "emoji", "synthetic", "--archives"} <= set(re.findall(r"[\w-]+", script))

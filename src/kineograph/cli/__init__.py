@@ -14,7 +14,7 @@ from collections.abc import Sequence
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("kineograph.cli.generate", "Make clips from prompts."),
     "train": ("kineograph.cli.train", "Train an autoencoder, an image model or a video model."),
-    "data": ("kineograph.cli.data", "Obtain data sets."),
+    "data": ("kineograph.cli.data", "Obtain, import, make and check data sets."),
     "systems": ("kineograph.cli.systems", "List the published systems, or show one."),
     "doctor": ("kineograph.cli.doctor", "Say what is installed, what is missing and how to mend it."),
     "bench": ("kineograph.cli.bench", "Time this machine: steps, samples and start-up, side by side with diffusers."),

@@ -1,12 +1,12 @@
-"""`kineograph data`: obtain data sets."""
+"""`kineograph data`: obtain, make, import and check data sets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from tyro.conf import arg, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from kineograph.cli._output import emit, stages
 
@@ -38,12 +38,131 @@ class Emoji:
     """Print the counts as one JSON document."""
 
 
-Args = Annotated[Emoji, subcommand("emoji")]
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Read a data set through: counts, buckets, the first bad line, damaged files.
+
+    With a request (--num-frames, --fps, --size) it also says which clips a training run could use and why others drop
+    out. Exit status 0 when nothing is wrong, 1 when something is.
+    """
+
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Folder with manifest.jsonl, or the manifest."""
+
+    num_frames: Annotated[int | None, arg(metavar="N")] = None
+    """Frames per sample of a planned training run (default: no request)."""
+
+    fps: Annotated[float | None, arg(metavar="FPS")] = None
+    """Its sampling rate, in frames per second (default: each clip's own)."""
+
+    size: Annotated[int | None, arg(metavar="PIXELS")] = None
+    """Edge of its samples, in pixels (default: any)."""
+
+    fast: bool = False
+    """Only open the files; truncated and corrupt ones may pass."""
+
+    workers: int = 2
+    """Files read side by side."""
+
+    json: bool = False
+    """Print the report as one JSON document."""
 
 
-def run(args: Emoji) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Import a folder of videos with captions beside them, two text files, or a CSV or TSV table.
+
+    Writes a manifest; the videos stay where they are.
+    """
+
+    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
+    """Folder of videos, folder with prompts.txt and videos.txt, or table."""
+
+    output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR")] = None
+    """Folder for the manifest (default: the source's own folder)."""
+
+    layout: Literal["auto", "folder", "table", "text-files"] = "auto"
+    """How the source is laid out; auto recognises it."""
+
+    caption_column: Annotated[str | None, arg(metavar="NAME")] = None
+    """The table's column with captions (default: found by its name)."""
+
+    path_column: Annotated[str | None, arg(metavar="NAME")] = None
+    """The table's column with files (default: found by its name)."""
+
+    videos: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder in which the table's or list's files are (default: the folder of the table or list)."""
+
+    split: str = "train"
+    """Split of clips for which the table names none."""
+
+    licence: str = ""
+    """Licence of clips for which the table names none; empty is unknown."""
+
+    workers: int = 2
+    """Files looked at side by side."""
+
+    json: bool = False
+    """Print the report as one JSON document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    """Make clips of moving shapes, with exact captions and, if wanted, exact motion."""
+
+    output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
+    """Folder of the data set; made where it is missing."""
+
+    count: int = 64
+    """Clips to make."""
+
+    seed: int = 0
+    """Everything random about the clips follows from it."""
+
+    num_frames: int = 16
+    """Frames per clip."""
+
+    size: int = 64
+    """Edge of the square clips, in pixels, at least 16."""
+
+    fps: float = 8.0
+    """Frames per second."""
+
+    objects: Annotated[int | None, arg(metavar="N")] = None
+    """Shapes per clip, 1 or 2 (default: either)."""
+
+    textured: bool = False
+    """Give shapes and background patterns that move with them."""
+
+    test_every: Annotated[int | None, arg(metavar="N")] = None
+    """Put every Nth clip into the split `test` (default: none)."""
+
+    flow: bool = False
+    """Also write each clip's optical flow and masks, as flow/NUMBER.npz."""
+
+    json: bool = False
+    """Print the manifest's place and the count as one JSON document."""
+
+
+Args = (
+    Annotated[Emoji, subcommand("emoji")]
+    | Annotated[Import, subcommand("import")]
+    | Annotated[Synthetic, subcommand("synthetic")]
+    | Annotated[Check, subcommand("check")]
+)
+
+
+def run(args: Emoji | Import | Synthetic | Check) -> int:
     """Carry out one verb."""
-    return _emoji(args)
+    match args:
+        case Emoji():
+            return _emoji(args)
+        case Import():
+            return _import(args)
+        case Synthetic():
+            return _synthetic(args)
+        case Check():
+            return _check(args)
 
 
 def _emoji(args: Emoji) -> int:
@@ -65,3 +184,64 @@ def _emoji(args: Emoji) -> int:
     )
     emit(report, text, args.json)
     return 0
+
+
+def _import(args: Import) -> int:
+    """Write a manifest for another layout and print what became of its entries."""
+    from kineograph.data.importers import import_data
+
+    with stages() as progress:
+        report = import_data(
+            args.source,
+            args.output,
+            layout=args.layout,
+            caption_column=args.caption_column,
+            path_column=args.path_column,
+            videos=args.videos,
+            split=args.split,
+            licence=args.licence,
+            workers=args.workers,
+            progress=progress,
+        )
+    emit(report.to_json(), report.summary, args.json)
+    return 0
+
+
+def _synthetic(args: Synthetic) -> int:
+    """Make the clips."""
+    from kineograph.data.synthetic import write_synthetic
+
+    with stages() as progress:
+        manifest = write_synthetic(
+            args.output,
+            args.count,
+            args.seed,
+            num_frames=args.num_frames,
+            size=args.size,
+            fps=args.fps,
+            objects=args.objects,
+            textured=args.textured,
+            test_every=args.test_every,
+            flow=args.flow,
+            progress=progress,
+        )
+    emit({"manifest": manifest, "clips": args.count}, f"{args.count} clips\n{manifest}", args.json)
+    return 0
+
+
+def _check(args: Check) -> int:
+    """Check a data set."""
+    from kineograph.data.check import check
+
+    with stages() as progress:
+        report = check(
+            args.directory,
+            num_frames=args.num_frames,
+            fps=args.fps,
+            size=args.size,
+            decode=not args.fast,
+            workers=args.workers,
+            progress=progress,
+        )
+    emit(report.to_json(), report.summary, args.json)
+    return 0 if report.ok else 1
