@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kineograph.metrics.classifier_score import inception_score as inception_score
+    from kineograph.metrics.evaluation import Evaluation as Evaluation
+    from kineograph.metrics.evaluation import evaluate as evaluate
     from kineograph.metrics.extrapolation import frechet_infinity as frechet_infinity
     from kineograph.metrics.frechet import frechet_distance as frechet_distance
     from kineograph.metrics.frechet import frechet_from_moments as frechet_from_moments
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
     from kineograph.metrics.natural import niqe as niqe
     from kineograph.metrics.natural import viideo as viideo
     from kineograph.metrics.pixel import psnr as psnr
+    from kineograph.metrics.protocols import PROTOCOLS as PROTOCOLS
+    from kineograph.metrics.score import Protocol as Protocol
+    from kineograph.metrics.score import Score as Score
+    from kineograph.metrics.score import compare as compare
     from kineograph.metrics.structural import ms_ssim as ms_ssim
     from kineograph.metrics.structural import ssim as ssim
 
 _HOMES = {
+    "evaluation": ("Evaluation", "evaluate"),
     "extrapolation": ("frechet_infinity",),
     "frechet": ("frechet_distance", "frechet_from_moments", "frechet_from_statistics"),
     "classifier_score": ("inception_score",),
@@ -39,6 +46,8 @@ _HOMES = {
     "moments": ("Moments",),
     "natural": ("brisque_features", "niqe", "viideo"),
     "pixel": ("psnr",),
+    "protocols": ("PROTOCOLS",),
+    "score": ("Protocol", "Score", "compare"),
     "structural": ("ms_ssim", "ssim"),
 }
 _PUBLIC = {name: home for home, names in _HOMES.items() for name in names}

@@ -47,7 +47,13 @@ class Estimate:
     method: str
 
 
-def frechet_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95, halvings: int = 2, seed: int = 0) -> Estimate:
+Clusters = tuple[Tensor, Tensor] | None
+"""For each side, the clip that each sample belongs to, shape (n,): frames of one clip are not independent."""
+
+
+def frechet_interval(
+    x: ArrayLike, y: ArrayLike, *, level: float = 0.95, halvings: int = 2, seed: int = 0, clusters: Clusters = None
+) -> Estimate:
     """Fréchet distance (ddof 1) with an error bar.
 
     The influence variance counts the second-order part of the distance twice (Efron and Stein 1981, eq. 4.1). That
@@ -60,6 +66,7 @@ def frechet_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95, halving
         level: Nominal coverage.
         halvings: Random splits into halves for the correction; 0 leaves it out, which is conservative.
         seed: Of the splits.
+        clusters: Which samples belong together; None takes all as independent.
 
     Returns:
         The distance and an interval for its expectation at these sample counts.
@@ -68,16 +75,26 @@ def frechet_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95, halving
         InputError: As `frechet_distance`.
     """
     first, second = as_feature_pair(x, y)
-    value, variance = _frechet_variance(first, second)
-    halves = _halves(first, second, halvings if min(len(first), len(second)) >= 8 else 0, seed)
+    groups = clusters or (torch.arange(len(first)), torch.arange(len(second)))
+    value, variance = _frechet_variance(first, second, groups)
+    fewest = min(len(g.unique()) for g in groups)
+    halves = _halves(groups, halvings if fewest >= 8 else 0, seed)
     if halves:
-        half = sum(_frechet_variance(a, b)[1] for a, b in halves) / len(halves)
+        cut = lambda i, j: (first[i], second[j], (groups[0][i], groups[1][j]))
+        half = sum(_frechet_variance(*cut(i, j))[1] for i, j in halves) / len(halves)
         variance = max(1.5 * variance - 0.25 * half, FLOOR * variance)
     return _normal(value, variance, level, "influence function, second order corrected by half-samples")
 
 
 def mmd_interval(
-    x: ArrayLike, y: ArrayLike, degree: int = 3, gamma: float | None = None, coef: float = 1.0, *, level: float = 0.95
+    x: ArrayLike,
+    y: ArrayLike,
+    degree: int = 3,
+    gamma: float | None = None,
+    coef: float = 1.0,
+    *,
+    level: float = 0.95,
+    clusters: Clusters = None,
 ) -> Estimate:
     """Unbiased squared discrepancy with the error bar of its U-statistic.
 
@@ -88,6 +105,7 @@ def mmd_interval(
         gamma: As in `mmd`.
         coef: As in `mmd`.
         level: Nominal coverage.
+        clusters: Which samples belong together; None takes all as independent.
 
     Returns:
         The estimate and its interval.
@@ -96,15 +114,16 @@ def mmd_interval(
         InputError: As `mmd`.
     """
     value, *influences = mmd_influence(x, y, degree, gamma, coef)
-    return _normal(value, _variance(influences), level, "U-statistic projections")
+    return _normal(value, _variance(influences, clusters), level, "U-statistic projections")
 
 
-def inception_score_interval(p: ArrayLike, *, level: float = 0.95) -> Estimate:
+def inception_score_interval(p: ArrayLike, *, level: float = 0.95, clusters: Tensor | None = None) -> Estimate:
     """Inception score of all samples in one split, with an error bar from the influence of each on its logarithm.
 
     Args:
         p: Probabilities of shape (samples, classes).
         level: Nominal coverage.
+        clusters: Which samples belong together, shape (samples,); None takes all as independent.
 
     Returns:
         The score and its interval, which is not symmetric.
@@ -113,7 +132,8 @@ def inception_score_interval(p: ArrayLike, *, level: float = 0.95) -> Estimate:
         InputError: As `inception_score`.
     """
     kl = divergences(log_probabilities(p))
-    value, error = kl.mean().exp().item(), (kl.var() / len(kl)).sqrt().item() if len(kl) > 1 else math.nan
+    groups = torch.arange(len(kl)) if clusters is None else clusters
+    value, error = kl.mean().exp().item(), math.sqrt(_side_variance(kl - kl.mean(), groups))
     reach = math.exp(_z(level) * error)
     return Estimate(value, value / reach, value * reach, value * error, level, "influence function of log IS")
 
@@ -171,7 +191,8 @@ def subsample_interval(
         InputError: Wrong shapes, or too few samples to halve.
     """
     first, second = as_feature_pair(x, y, minimum=4)
-    draws = [statistic(a, b) for a, b in _halves(first, second, -(-repeats // 2), seed)]
+    groups = torch.arange(len(first)), torch.arange(len(second))
+    draws = [statistic(first[i], second[j]) for i, j in _halves(groups, -(-repeats // 2), seed)]
     variance = torch.tensor(draws, dtype=torch.float64).var().item()
     return _normal(float(statistic(first, second)), variance, level, f"{len(draws)} half-samples")
 
@@ -203,16 +224,37 @@ def _normal(value: float, variance: float, level: float, method: str) -> Estimat
     return Estimate(value, value - _z(level) * error, value + _z(level) * error, error, level, method)
 
 
-def _variance(influences: list[Tensor]) -> float:
-    return sum((psi.var() / len(psi)).item() for psi in influences)
+def _variance(influences: list[Tensor], clusters: Clusters) -> float:
+    groups = clusters or tuple(torch.arange(len(psi)) for psi in influences)
+    return sum(_side_variance(psi, group) for psi, group in zip(influences, groups, strict=True))
 
 
-def _frechet_variance(x: Tensor, y: Tensor) -> tuple[float, float]:
+def _side_variance(influence: Tensor, group: Tensor) -> float:
+    """Variance of the mean influence, whole clusters being independent; not known from one cluster."""
+    _, place = group.unique(return_inverse=True)
+    count = int(place.max()) + 1
+    if count < 2:
+        return math.nan
+    sums = torch.zeros(count, dtype=influence.dtype).index_add_(0, place, influence.cpu())
+    return float(count / (count - 1) * sums.square().sum() / len(influence) ** 2)
+
+
+def _frechet_variance(x: Tensor, y: Tensor, groups: tuple[Tensor, Tensor]) -> tuple[float, float]:
     value, *influences = frechet_influence(x, y)
-    return value, _variance(influences)
+    return value, _variance(influences, groups)
 
 
-def _halves(x: Tensor, y: Tensor, halvings: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _halves(groups: tuple[Tensor, Tensor], halvings: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Indices of random halves of the clusters of both sides, each half beside its complement."""
     generator = torch.Generator().manual_seed(seed)
-    orders = [[torch.randperm(len(z), generator=generator).to(z.device) for z in (x, y)] for _ in range(halvings)]
-    return [(x[p[i::2]], y[q[i::2]]) for p, q in orders for i in (0, 1)]
+    pairs = []
+    for _ in range(halvings):
+        sides = []
+        for group in groups:
+            _, place = group.unique(return_inverse=True)
+            count = int(place.max()) + 1
+            rank = torch.empty(count, dtype=torch.long)
+            rank[torch.randperm(count, generator=generator)] = torch.arange(count)
+            sides.append(rank[place] % 2)
+        pairs += [tuple((side == i).nonzero()[:, 0] for side in sides) for i in (0, 1)]
+    return pairs

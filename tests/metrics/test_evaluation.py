@@ -1,0 +1,335 @@
+"""Whole evaluations over small clips, with a small extractor in the place of the networks."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from kineograph.cli import evaluate as command
+from kineograph.cli._parse import parse
+from kineograph.errors import InputError
+from kineograph.metrics import clips as clips_module
+from kineograph.metrics import compare, evaluate, frechet_distance, mmd
+from kineograph.metrics.clips import Sampling, list_clips
+from kineograph.metrics.features.clip import Clip
+from kineograph.metrics.features.extractor import Card, Extractor
+from kineograph.metrics.protocols import PROTOCOLS
+from kineograph.metrics.report import write_report
+from kineograph.metrics.score import score_from_dict
+from kineograph.video import Video
+
+
+def small_extractor(unit="clip", name="tiny", weights="0" * 64):
+    """Colour means and, for clips, differences of frames: four to six numbers."""
+    card = Card(name, weights, "none", unit, True, "test")
+
+    def clip_network(x):
+        colour = x.mean((1, 3, 4))
+        return {"pool": torch.cat([colour, (x[:, 1:] - x[:, :-1]).abs().mean((1, 3, 4))], 1)}
+
+    def frame_network(x):
+        means = torch.cat([x.mean((2, 3)), x.std((2, 3))], 1) + 2
+        return {"pool": means, "embedding": means, "logits": means * 3, "logits_unbiased": means * 3}
+
+    layers = ("pool",) if unit == "clip" else ("pool", "embedding", "logits", "logits_unbiased")
+    return Extractor(card, lambda x: x, clip_network if unit == "clip" else frame_network, layers)
+
+
+WEIGHTS = {"motion": small_extractor(), "image": small_extractor("frame", "tiny-image")}
+STAND_INS = ["fd-motion", "kd-motion", "fd-image", "consistency-image", "flicker"]
+
+
+def make_clips(folder, count, seed=0, frames=6, size=16, contrast=1.0, suffix=".png"):
+    generator = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        colour = torch.rand(1, 3, 1, 1, generator=generator) * 2 - 1
+        noise = 0.4 * torch.rand(frames, 3, size, size, generator=generator) - 0.2
+        video = Video((contrast * (colour + noise)).clamp(-1, 1), 8.0, metadata={"prompt": f"clip number {i}"})
+        video.save(folder / f"clip{i:03d}.webp")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    return make_clips(root / "generated", 20, 1, contrast=0.8), make_clips(root / "real", 24, 2)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Paths decoded so far."""
+    paths = []
+    original = clips_module.read_clip
+    monkeypatch.setattr(clips_module, "read_clip", lambda path: paths.append(path) or original(path))
+    return paths
+
+
+def main(words):
+    return command.run(parse(command, words[0], words[1:]))
+
+
+def run(generated, reference=None, **options):
+    return evaluate(generated, reference, **({"weights": WEIGHTS, "num_frames": 6} | options))
+
+
+class TestNumbers:
+    def test_scores_equal_the_functions_on_the_features(self, folders):
+        found = run(*folders, metrics=["fd-motion", "kd-motion"])
+        features = [
+            torch.stack(
+                [WEIGHTS["motion"](record.load().frames[None])["pool"][0] for record in list_clips(folder, "x")]
+            )
+            for folder in folders
+        ]
+        assert found["fd-motion"].value == pytest.approx(frechet_distance(*features), rel=1e-9)
+        assert found["kd-motion"].value == pytest.approx(mmd(*features), rel=1e-9)
+        assert found["fd-motion"].low < found["fd-motion"].value < found["fd-motion"].high
+
+    def test_stand_ins_never_carry_a_published_name(self, folders):
+        found = run(*folders, metrics=STAND_INS)
+        names = [score.name for score in found.scores.values()]
+        assert names[:2] == ["FD[tiny]", "KD[tiny]"]
+        assert not any(re.search(r"FVD|KVD|FID|KID|CLIPSIM", name) for name in names)
+        assert found["fd-motion"].protocol.facts["stand_in"] is True
+
+    def test_every_score_carries_its_protocol(self, folders):
+        facts = run(*folders, metrics=["fd-motion"])["fd-motion"].protocol.facts
+        assert facts["weights"] == "0" * 64
+        assert (facts["frames"], facts["stride"], facts["window"], facts["ddof"]) == (6, 1, "first", 1)
+        assert (facts["generated_clips"], facts["reference_clips"]) == (20, 24)
+
+    def test_frames_of_one_clip_are_one_observation(self, folders):
+        """Four frames per clip enter the image distance, but the error bar counts clips."""
+        found = run(*folders, metrics=["fd-image"])
+        assert found["fd-image"].generated == 20
+        independent = found["fd-image"].high - found["fd-image"].low
+        doubled = run(sorted(folders[0].iterdir()), folders[1], metrics=["fd-image"])
+        assert doubled["fd-image"].high - doubled["fd-image"].low == pytest.approx(independent, rel=1e-9)
+
+    def test_arrays_videos_and_files_give_one_result(self, folders):
+        records = list_clips(folders[0], "x")
+        videos = [record.load() for record in records]
+        pixels = torch.stack([video.frames for video in videos])
+        values = [run(source, metrics=["flicker"])["flicker"].value for source in (folders[0], videos, pixels)]
+        bytes_ = np.stack([video.to_uint8() for video in videos])
+        values.append(run(bytes_, metrics=["flicker"])["flicker"].value)
+        assert values == pytest.approx([values[0]] * 4, rel=1e-6)
+
+    def test_aligned_metrics_pair_by_name(self, folders, tmp_path):
+        found = run(*folders, metrics=["psnr", "ssim"])
+        assert len(found["psnr"].per_clip) == 20
+        same = run(folders[0], folders[0], metrics=["psnr", "ssim"])
+        assert same["psnr"].value == 100
+        assert same["ssim"].value == pytest.approx(1, abs=1e-6)
+        with pytest.raises(InputError, match="None of the 20 generated"):
+            run(folders[0], make_clips(tmp_path / "other", 20, size=24), metrics=["psnr"])
+
+    def test_text_scores_use_the_prompts_of_the_files(self, folders):
+        seen = []
+
+        def text(prompts):
+            seen.extend(prompts)
+            return torch.ones(len(prompts), 6)
+
+        clip = Clip(small_extractor("frame", "tiny-clip"), text)
+        found = run(folders[0], metrics=["clipsim"], weights={"clip": clip})
+        assert seen[:2] == ["clip number 0", "clip number 1"]
+        assert 0 < found["clipsim"].value <= 1
+        run(folders[0], prompts=[f"prompt {i}" for i in range(20)], metrics=["clipsim"], weights={"clip": clip})
+        assert seen[20] == "prompt 0"
+        scaled = run(folders[0], protocol="clipscore_hessel", weights={"clip": clip})["clipsim"]
+        assert scaled.value == pytest.approx(2.5 * found["clipsim"].value, rel=1e-6)
+        assert seen[40] == "A photo depicts clip number 0"
+
+
+class TestOnce:
+    def test_each_clip_is_decoded_once_and_never_again(self, folders, decoded, tmp_path):
+        first = run(*folders, metrics=[*STAND_INS, "psnr", "ssim"], store=tmp_path)
+        assert len(decoded) == len(set(decoded)) == first.decoded == 44
+        second = run(*folders, metrics=[*STAND_INS, "psnr", "ssim"], store=tmp_path)
+        assert len(decoded) == 44
+        assert second.decoded == 0
+        assert {k: s.to_dict() for k, s in first.scores.items()} == {k: s.to_dict() for k, s in second.scores.items()}
+
+    def test_other_weights_frames_or_files_are_measured_again(self, folders, tmp_path):
+        run(folders[0], folders[1], metrics=["fd-motion"], store=tmp_path)
+        other = {"motion": small_extractor(weights="1" * 64)}
+        assert run(*folders, metrics=["fd-motion"], store=tmp_path, weights=other).decoded == 44
+        assert run(*folders, metrics=["fd-motion"], store=tmp_path, stride=1, num_frames=5).decoded == 44
+        assert run(*folders, metrics=["fd-motion"], store=tmp_path).decoded == 0
+
+    def test_a_damaged_entry_is_measured_again(self, folders, tmp_path):
+        run(folders[0], metrics=["flicker"], store=tmp_path)
+        entry = next(tmp_path.rglob("*.safetensors"))
+        entry.write_bytes(b"broken")
+        assert run(folders[0], metrics=["flicker"], store=tmp_path).decoded == 1
+
+
+class TestBadInput:
+    def test_one_corrupt_file_is_reported_and_the_rest_measured(self, folders, tmp_path, capsys):
+        folder = make_clips(tmp_path / "g", 6)
+        (folder / "clip002.webp").write_bytes(b"RIFF nonsense")
+        found = run(folder, folders[1], metrics=["fd-motion"])
+        assert [f.clip for f in found.failures] == ["clip002"]
+        assert found["fd-motion"].generated == 5
+        assert not found.complete
+        status = main(["evaluate", str(folder), "--metrics", "flicker", "--num-frames", "6", "--no-store"])
+        assert status == 1
+        assert "clip002" in capsys.readouterr().out
+
+    def test_short_clips_are_failures_not_padded(self, folders, tmp_path):
+        folder = make_clips(tmp_path / "g", 3)
+        Video(torch.rand(4, 3, 16, 16), 8.0).save(folder / "short.webp")
+        found = run(folder, metrics=["flicker"])
+        assert found.failures[0].reason == "short has 4 frames; 6 frames at stride 1 need 6."
+
+    def test_different_sizes_are_noted(self, folders, tmp_path):
+        folder = make_clips(tmp_path / "g", 3)
+        for path in make_clips(tmp_path / "large", 2, size=32).iterdir():
+            path.rename(folder / f"large-{path.name}")
+        assert "2 sizes" in run(folder, metrics=["flicker"]).notes[0]
+
+    def test_nan_pixels(self):
+        pixels = torch.zeros(3, 6, 3, 16, 16)
+        pixels[1, 2] = math.nan
+        found = run(pixels, metrics=["flicker"])
+        assert "NaN" in found.failures[0].reason
+
+    def test_grey_pixels_are_repeated(self):
+        assert run(torch.rand(3, 6, 1, 16, 16), metrics=["flicker"])["flicker"].generated == 3
+
+    def test_one_clip(self, folders, tmp_path):
+        folder = make_clips(tmp_path / "g", 1)
+        found = run(folder, folders[1], metrics=["fd-motion", "flicker"])
+        assert "at least 2" in found.skipped["fd-motion"]
+        assert found["flicker"].low is None
+        assert "one clip" in found["flicker"].warnings[0]
+
+    @pytest.mark.parametrize(
+        ("arguments", "options", "message"),
+        [
+            (("/nowhere",), {}, "does not exist"),
+            (("empty",), {}, "no clips"),
+            (("generated",), {"metrics": ["fvdd"]}, "did you mean 'fvd'"),
+            (("generated",), {"protocol": "fvd_vidgpt"}, "did you mean 'fvd_videogpt'"),
+            (("generated",), {"weights": {"i3": "x"}}, "Unknown extractor"),
+            (("generated",), {"metrics": ["fvd"], "protocol": "psnr"}, "either metrics or a protocol"),
+            (("generated",), {"window": "last"}, "chosen by one of"),
+            (("generated",), {"prompts": ["one"]}, "1 prompts for 20 clips"),
+            (("generated",), {"protocol": "psnr"}, "needs reference clips"),
+            (("generated",), {"num_frames": 60}, "None of the 20 generated"),
+        ],
+    )
+    def test_the_message_says_what_to_do(self, folders, tmp_path, arguments, options, message):
+        (tmp_path / "empty").mkdir()
+        place = {"generated": folders[0], "empty": tmp_path / "empty"}
+        with pytest.raises(InputError, match=message):
+            run(place.get(arguments[0], arguments[0]), **options)
+
+    def test_few_samples_are_diagnosed(self, folders):
+        found = run(*folders, metrics=["fd-motion"], weights={"motion": _wide()})
+        assert "20 samples for 30 dimensions" in found["fd-motion"].warnings[0]
+
+    def test_missing_weights_skip_with_the_line_that_mends_it(self, folders):
+        found = run(*folders, metrics=["fvd", "flicker"])
+        assert "--weights i3d=PATH" in found.skipped["fvd"]
+        assert "i3d_pretrained_400.pt" in found.skipped["fvd"]
+
+
+def _wide():
+    card = Card("wide", "2" * 64, "none", "clip", True, "test")
+    return Extractor(card, lambda x: x, lambda x: {"pool": x.flatten(1)[:, :30]}, ("pool",))
+
+
+class TestProtocols:
+    def test_all_name_a_measure_and_a_source(self):
+        from kineograph.metrics.measures import MEASURES
+
+        assert all(p.measure in MEASURES and p.source for p in PROTOCOLS.values())
+        assert {"fvd2048_16f_styleganv", "fvd_videogpt", "kvd_digan", "is_ucf101_tganv2", "clipsim_godiva"} <= set(
+            PROTOCOLS
+        )
+        assert {"frame_consistency_tuneavideo", "psnr", "ssim_wang"} <= set(PROTOCOLS)
+
+    def test_too_few_clips_are_refused(self, folders):
+        weights = {"i3d": small_extractor()}
+        with pytest.raises(InputError, match="needs 2048 generated clips, given 20"):
+            run(*folders, protocol="kvd_digan", weights=weights)
+
+    def test_variants_of_one_metric_differ_as_they_should(self, folders):
+        wang, reflect, uniform = (
+            run(*folders, protocol=name)["ssim"] for name in ("ssim_wang", "ssim_torchmetrics", "ssim_skimage")
+        )
+        assert len({s.protocol.hash for s in (wang, reflect, uniform)}) == 3
+        assert len({round(s.value, 6) for s in (wang, reflect, uniform)}) == 3
+        assert wang.protocol.published == "ssim_wang"
+
+    def test_different_hashes_are_not_compared(self, folders):
+        a = run(*folders, metrics=["fd-motion"])["fd-motion"]
+        b = run(*folders, metrics=["fd-motion"], num_frames=5)["fd-motion"]
+        with pytest.raises(InputError, match="frames: 6 and 5"):
+            compare([a, b])
+        assert len(compare([a, b], allow_mismatch=True)) == 2
+        c = run(folders[0], folders[0], metrics=["fd-motion"])["fd-motion"]
+        with pytest.raises(InputError, match="reference data"):
+            compare([a, c])
+
+    def test_the_better_score_comes_first(self, folders, tmp_path):
+        better = make_clips(tmp_path / "better", 20, 7)
+        a, b = (run(f, folders[1], metrics=["fd-motion"])["fd-motion"] for f in (folders[0], better))
+        assert compare([a, b])[0].value == min(a.value, b.value)
+
+    def test_json_round_trip_and_edited_protocols(self, folders):
+        score = run(*folders, metrics=["fd-motion"])["fd-motion"]
+        row = json.loads(json.dumps(score.to_dict()))
+        assert score_from_dict(row).protocol.hash == score.protocol.hash
+        row["protocol"]["ddof"] = 0
+        with pytest.raises(InputError, match="edited"):
+            score_from_dict(row)
+
+    def test_random_windows_are_seeded_by_name(self):
+        sampling = Sampling(4, 2, "random", 3)
+        assert sampling.indices(50, "a") == sampling.indices(50, "a")
+        assert sampling.indices(50, "a") != sampling.indices(50, "b")
+        assert Sampling(4, 2, "middle").indices(11, "a") == [2, 4, 6, 8]
+        assert Sampling(None, 3).indices(7, "a") == [0, 3, 6]
+
+
+class TestOutput:
+    def test_json_on_stdout_is_one_document(self, folders, capsys, tmp_path):
+        words = ["evaluate", str(folders[0]), "--metrics", "flicker,smoothness", "--num-frames", "6", "--json"]
+        assert main([*words, "--store", str(tmp_path)]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["scores"]["flicker"]["generated"] == 20
+        assert len(document["scores"]["flicker"]["protocol"]["hash"]) == 12
+
+    def test_html_report_stands_alone(self, folders, tmp_path):
+        found = run(*folders, metrics=STAND_INS)
+        records = {r.name: r for r in list_clips(folders[0], "x")}
+        path = write_report(found, tmp_path / "report.html", lambda name: records[name].load().frames)
+        text = path.read_text()
+        assert text.count("<svg") >= 4
+        assert text.count("data:image/png") == 6
+        assert found["fd-motion"].protocol.hash in text
+        assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+
+    def test_markdown_report_keeps_its_pictures_beside_it(self, folders, tmp_path):
+        found = run(*folders, metrics=["fd-motion"])
+        text = write_report(found, tmp_path / "report.md").read_text()
+        for name in re.findall(r"\]\(([^)]+)\)", text):
+            assert (tmp_path / name).is_file()
+        assert "| FD[tiny] |" in text
+
+    def test_reports_have_two_formats(self, folders, tmp_path):
+        with pytest.raises(InputError, match=".html or .md"):
+            write_report(run(folders[0], metrics=["flicker"]), tmp_path / "report.pdf")
+
+    def test_lists(self, folders, capsys):
+        assert main(["evaluate", ".", "--metrics", "list"]) == 0
+        assert "fd-motion: FD[{}], needs --reference" in capsys.readouterr().out
+        assert main(["evaluate", ".", "--protocol", "list", "--json"]) == 0
+        assert set(json.loads(capsys.readouterr().out)) == set(PROTOCOLS)
