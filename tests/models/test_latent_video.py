@@ -6,11 +6,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
 from tiny_models import tiny_model
 
 from kineograph.errors import KineographError, WeightsError
-from kineograph.models.latent_video import Settings, draw_noise, load_latent_video, read_settings
+from kineograph.models.latent_video import Settings, draw_noise, load_latent_video, read_settings, step_noise
 
 
 @pytest.fixture
@@ -93,5 +92,7 @@ def test_noise_prior_is_the_settings_and_a_seed_is_a_clip():
     frames = draws[0].flatten(1)
     assert torch.corrcoef(frames)[0, 1].item() == pytest.approx(0.5, abs=0.05)
     torch.testing.assert_close(draws[1], draw_noise(mixed, (4, 4, 32, 32), [2])[0])
+    fresh = step_noise(mixed, 4, [1])(torch.zeros(1, 4, 4, 32, 32))
+    assert torch.corrcoef(fresh[0].flatten(1))[0, 1].item() == pytest.approx(0.5, abs=0.05)
     with pytest.raises(KineographError, match="mixed"):
         draw_noise(Settings(noise="mixd"), (1, 1, 1, 1), [0])

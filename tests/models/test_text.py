@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from tiny_models import tiny_text
 
 from kineograph.errors import MissingExtraError, WeightsError
 from kineograph.models.text import load_text_encoder, minilm_folder
-
-from tiny_models import tiny_text
 
 
 def test_padding_is_zero_and_does_not_change_the_tokens():

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
 from kineograph.errors import InputError, KineographError, WeightsError
 from kineograph.sampling.generate import SAMPLERS, Model, load
-
-from tiny_models import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ class FrameAutoencoder(nn.Module):
             if value % self.factor or value <= 0:
                 low = max(self.factor, value // self.factor * self.factor)
                 raise InputError(
-                    f"--{name} {value} is not a multiple of {self.factor}; the nearest are {low} and {low + self.factor}."
+                    f"--{name} {value} is not a multiple of {self.factor}; take {low} or {low + self.factor}."
                 )
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from kineograph.diffusion import noise as noises
-from kineograph.diffusion.denoiser import NetworkDenoiser
+from kineograph.diffusion.denoiser import Denoiser
+from kineograph.diffusion.samplers import NoiseSource
 from kineograph.diffusion.schedule import Schedule
 from kineograph.diffusion.scheduler_config import read
 from kineograph.errors import InputError, WeightsError, unknown
@@ -96,6 +97,15 @@ def draw_noise(settings: Settings, shape: tuple[int, int, int, int], seeds: Sequ
     return getattr(noises, settings.noise)(shape, seeds, alpha=settings.noise_alpha)
 
 
+def step_noise(settings: Settings, num_frames: int, seeds: Sequence[int]) -> NoiseSource:
+    """Return the source of fresh noise for samplers that draw it, related across frames as the first noise is."""
+    source = noises.ClipGenerators(seeds)
+    if settings.noise == "iid" or num_frames == 1:
+        return source
+    covariance = getattr(noises, f"{settings.noise}_covariance")(num_frames, settings.noise_alpha)
+    return noises.correlated(source, covariance)
+
+
 class LatentVideoModel:
     """The parts of a latent text-to-video model.
 
@@ -127,9 +137,9 @@ class LatentVideoModel:
             part.to(device)
         return self
 
-    def denoiser(self) -> NetworkDenoiser:
-        """Return the network behind the one protocol of the samplers."""
-        return NetworkDenoiser(self.network, self.schedule, self.plan.kind)
+    def denoiser(self) -> Denoiser:
+        """Return the network behind the one protocol of the samplers, with the limits that the scheduler sets."""
+        return self.plan.denoiser(self.network)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (frames, channels, height, width) of the latents of a clip.

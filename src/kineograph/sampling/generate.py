@@ -14,10 +14,9 @@ from torch import Tensor
 import kineograph
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
-from kineograph.diffusion.noise import ClipGenerators
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
-from kineograph.models.latent_video import LatentVideoModel, draw_noise, load_latent_video
+from kineograph.models.latent_video import LatentVideoModel, draw_noise, load_latent_video, step_noise
 from kineograph.video import Video
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
@@ -155,7 +154,7 @@ def _sample_clip(
     levels = parts.schedule.levels(parts.schedule.timesteps(options["num_inference_steps"]))
     guided = classifier_free(parts.denoiser(), context, negative, options["guidance_scale"])
     x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
-    extra = {"noise": ClipGenerators([seed])} if name in STOCHASTIC else {}
+    extra = {"noise": step_noise(parts.settings, shape[0], [seed])} if name in STOCHASTIC else {}
     return SAMPLERS[name](guided, x, levels, callback=callback, **extra)
 
 
