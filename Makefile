@@ -17,8 +17,8 @@ TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
 PINS := pyproject.toml constraints.txt
 
-# pip's compilation of every file of every dependency takes longer than the downloads (48 s of processor time on the
-# reference machine), so it is left out; the first import compiles what is used, even where the environment forbids it.
+# Compiling every file of every dependency costs 48 s of processor time on the reference machine (python -m compileall
+# over the core installation), so pip leaves it out; the first import compiles what is used, even where the environment forbids it.
 unexport PYTHONDONTWRITEBYTECODE
 WARM := import accelerate, av, einops, peft, rich.progress, safetensors.torch, tyro; \
   from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel; \

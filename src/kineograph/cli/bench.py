@@ -47,7 +47,7 @@ class Args:
     """
 
     quick: bool = False
-    """A smaller network, fewer rounds: about 20 seconds instead of a minute or two on two cores."""
+    """A smaller network and at most 3 rounds."""
 
     parts: Annotated[tuple[Part, ...], arg(metavar="PART [PART ...]")] = PARTS
     """What to time: step, sample, train, startup."""
