@@ -104,6 +104,24 @@ def test_training_step_moves_only_temporal_weights_when_the_rest_is_frozen(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_checkpointing_changes_no_gradient(name):
+    model = perturb(systems()[name].build("tiny")).eval()
+    call = tiny_call(model)
+
+    def gradients():
+        model.zero_grad()
+        model(**call).square().mean().backward()
+        return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+
+    expected = gradients()
+    model.enable_gradient_checkpointing()
+    found = gradients()
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    assert set(found) == set(expected)
+    assert all((found[key] - expected[key]).abs().max() < 1e-5 * largest for key in expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_saved_network_gives_the_same_output(name, tmp_path):
     model = perturb(systems()[name].build("tiny")).eval()

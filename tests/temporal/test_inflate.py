@@ -283,3 +283,10 @@ def test_plan_survives_json():
         Plan.from_dict({"placements": [{"att": "resnet"}]})
     with pytest.raises(InputError, match="hook point"):
         Placement("resnets", "temporal_convolution")
+
+
+def test_new_layers_take_mode_type_and_device_of_their_network():
+    unet = FAMILIES["sd1"].build().to(torch.bfloat16)
+    assert not any(module.training for module in inflate(unet, EVERYWHERE).modules())
+    assert {value.dtype for value in temporal_state_dict(unet).values()} == {torch.bfloat16}
+    assert all(module.training for module in inflate(FAMILIES["sd1"].build().train(), EVERYWHERE).modules())

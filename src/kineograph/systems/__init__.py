@@ -24,6 +24,7 @@ _NAMES = (
     "svd",
     "text2video_zero",
     "videocrafter",
+    "lavie",
 )
 
 

@@ -42,6 +42,21 @@ class PositionTable:
 
 
 @dataclass(frozen=True)
+class RotaryTable(PositionTable):
+    """The rates of a rotary position code; `frames` is twice their number."""
+
+    def of(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the rates, each `(frames / 2,)`, that belong to the weights of a state dict."""
+        from kineograph.temporal.rotary import rotary_rates
+
+        return {
+            key.removesuffix(self.beside) + self.name: rotary_rates(self.frames, value)
+            for key, value in state_dict.items()
+            if key.endswith(self.beside)
+        }
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """A renaming between a foreign layout and ours.
 

@@ -36,7 +36,7 @@ class Clip:
     num_images: int = 0
     temporal: bool = True
     checkpointed: bool = False
-    scratch: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    scratch: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self):
         if self.num_frames < 1 or not 0 <= self.num_images < self.num_frames:
@@ -47,7 +47,8 @@ class Clip:
 
 
 class _Ambient(threading.local):
-    clip = Clip()
+    def __init__(self):
+        self.clip = Clip()
 
 
 _ambient = _Ambient()

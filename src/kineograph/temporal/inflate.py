@@ -21,16 +21,18 @@ from kineograph.temporal.attention import TemporalTransformer
 from kineograph.temporal.blend import TemporalResBlock, TemporalVideoBlock
 from kineograph.temporal.convolution import TemporalConvolution
 from kineograph.temporal.cross_frame import CrossFrameProcessor
-from kineograph.temporal.frames import carry_clip_through_checkpoints
+from kineograph.temporal.frames import carry_clip_through_checkpoints, current_clip
 from kineograph.temporal.layer import TemporalLayer, run_layer
 from kineograph.temporal.norm import SpatialClipNorm, span_clips, span_frames
 from kineograph.temporal.plan import Part, Placement, Plan
+from kineograph.temporal.rotary import TemporalRotaryAttention
 
 Network = TypeVar("Network", bound=nn.Module)
 
 LAYERS: Mapping[str, Callable[..., TemporalLayer]] = {
     "temporal_transformer": TemporalTransformer,
     "temporal_convolution": TemporalConvolution,
+    "temporal_rotary_attention": TemporalRotaryAttention,
     "temporal_res_block": TemporalResBlock,
     "temporal_video_block": TemporalVideoBlock,
 }
@@ -83,8 +85,20 @@ def _place(network: nn.Module, placement: Placement, skip_single_frame: bool) ->
             raise InputError(f"Two placements meet on one module: '{placement.at}' is already taken by another layer.")
         layer = LAYERS[placement.layer](output_channels(module), **placement.options)
         layer.skip_single_frame = skip_single_frame
-        module.temporal = layer.to(next(module.parameters()))
-        module.register_forward_hook(_HOOKS[layer.uses], with_kwargs=True)
+        module.temporal = layer.to(next(module.parameters())).train(module.training)
+        if placement.at == "before_feed_forward":
+            _keep_stream_for(network, module)
+            module.register_forward_hook(_run_on_stream, with_kwargs=True)
+        else:
+            module.register_forward_hook(_HOOKS[layer.uses], with_kwargs=True)
+
+
+def _keep_stream_for(network: nn.Module, attention: Any) -> None:
+    """Let the norm before a cross-attention leave the residual stream for the attention's hook, under a shared name."""
+    name = next(name for name, module in network.named_modules() if module is attention)
+    norm: Any = network.get_submodule(name.removesuffix("attn2") + "norm2")
+    norm.stream_name = attention.stream_name = name
+    norm.register_forward_pre_hook(_leave_stream)
 
 
 def strip(network: Network) -> Network:
@@ -95,6 +109,7 @@ def strip(network: Network) -> Network:
             if hook in _OWN_HOOKS:
                 for table in (module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_pre_hooks):
                     table.pop(number, None)
+        module.__dict__.pop("stream_name", None)
         if isinstance(module._modules.get("temporal"), TemporalLayer):
             del module.temporal
         if isinstance(module, SpatialClipNorm):
@@ -145,11 +160,18 @@ def _transformer_blocks(block: nn.Module) -> Iterator[nn.Module]:
         yield from (inner for inner in _children(attention, "transformer_blocks") if inner is not None)
 
 
+def _cross_attentions(block: nn.Module) -> Iterator[nn.Module]:
+    for inner in _transformer_blocks(block):
+        if getattr(inner, "attn2", None) is not None and getattr(inner, "norm2", None) is not None:
+            yield inner.get_submodule("attn2")
+
+
 _AT: Mapping[str, Callable[[nn.Module], Iterator[nn.Module]]] = {
     "resnet": _resnets,
     "attention": _attentions,
     "pair": _pairs,
     "transformer_block": _transformer_blocks,
+    "before_feed_forward": _cross_attentions,
 }
 
 
@@ -217,6 +239,19 @@ def _run_after_with_context(module: Any, args: tuple[Any, ...], kwargs: Mapping[
     return _on_tensor(output, lambda x: run_layer(module.temporal, x, context))
 
 
+def _leave_stream(norm: Any, args: tuple[Any, ...]) -> None:
+    """Leave the residual stream, which the norm takes in, for `_run_on_stream`."""
+    current_clip().scratch[norm.stream_name] = args[0]
+
+
+def _run_on_stream(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+    """Run on the residual stream after cross-attention; the block adds the stream to what is returned."""
+    stream = current_clip().scratch.pop(attention.stream_name)
+    x = stream + output
+    changed = run_layer(attention.temporal, x)
+    return output if changed is x else changed - stream
+
+
 def _carry_clip(network: nn.Module, args: tuple[Any, ...]) -> None:
     """Before each forward pass that builds a graph: checkpoints, whenever they were enabled, must carry the clip."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -224,7 +259,7 @@ def _carry_clip(network: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 _HOOKS = {"": _run_after, "temb": _run_after_with_temb, "context": _run_after_with_context}
-_OWN_HOOKS = (*_HOOKS.values(), _carry_clip)
+_OWN_HOOKS = (*_HOOKS.values(), _run_on_stream, _leave_stream, _carry_clip)
 
 
 def _on_tensor(output: Any, function: Callable[[Tensor], Tensor]) -> Any:

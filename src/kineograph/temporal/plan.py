@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 
 from kineograph.errors import InputError, unknown
 
-Point = Literal["conv_in", "resnet", "attention", "pair", "transformer_block"]
+Point = Literal["conv_in", "resnet", "attention", "pair", "transformer_block", "before_feed_forward"]
 """After `conv_in`; after every ResNet block; after every spatial attention; once after each (ResNet, attention) pair,
-or after the ResNet where a block has no attention; after every transformer block inside a spatial attention."""
+or after the ResNet where a block has no attention; after every transformer block inside a spatial attention; inside
+each such block, after its attentions."""
 
 Part = Literal["down", "mid", "up"]
 

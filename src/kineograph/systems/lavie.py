@@ -1,0 +1,127 @@
+"""LaVie: temporal attention inside every transformer block, trained on clips and images together.
+
+LaVie: High-Quality Video Generation with Cascaded Latent Diffusion Models, Wang et al. 2023, arXiv:2309.15103. Read
+beside the authors' code at commit 6ce851e9, `base/models/attention.py`. This is the base model of the cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.keys import ATTENTION_KEYS, KeyMap, RotaryTable, nest
+from kineograph.temporal.plan import Placement, Plan
+
+if TYPE_CHECKING:
+    from kineograph.models.video_unet import VideoUNet
+
+CARD = Card(
+    title="LaVie: High-Quality Video Generation with Cascaded Latent Diffusion Models",
+    authors="Yaohui Wang, Xinyuan Chen, Xin Ma et al.",
+    year=2023,
+    arxiv="2309.15103",
+    code="https://github.com/Vchitect/LaVie",
+    code_license="Apache-2.0",
+    weights_license="Apache-2.0",
+    adds=(
+        "Between cross-attention and feed-forward of every transformer block attention over the frames of each "
+        "position, with rotary positions and a learned bias per distance.",
+        "The image network's group norms take their statistics over the whole clip.",
+        "All weights are trained, on clips and images together; images pass the temporal attention by.",
+    ),
+    differs=(
+        "The bias of the temporal attention's output starts at zero too.",
+        "Independent images of a batch keep their own group norm statistics; the authors' code mixes them with the "
+        "clip's.",
+    ),
+)
+
+
+def _stable_diffusion_1(**changes: Any) -> dict[str, Any]:
+    """Return the arguments of Stable Diffusion 1.4's U-Net."""
+    return {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8} | changes
+
+
+@dataclass(frozen=True)
+class LaVieConfig:
+    """Sizes of LaVie.
+
+    Attributes:
+        image: Arguments of diffusers' `UNet2DConditionModel`; used only where no image network is given.
+        num_heads: Heads of the temporal attention (as the image network's: 8).
+        rotary: Channels of each head that are rotated (unet.py: 32).
+        spatial_norm: Group norms of the image network: `"clip"` as released, `"frame"` to start as the image network.
+        single_frame: `"run"`: temporal attention also sees clips of one frame; `"skip"`: one frame is an image.
+    """
+
+    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_1)
+    num_heads: int = 8
+    rotary: int = 32
+    spatial_norm: Literal["frame", "clip"] = "clip"
+    single_frame: Literal["run", "skip"] = "run"
+
+
+def plan(config: LaVieConfig) -> Plan:
+    """Return where the temporal attentions go."""
+    attention = Placement(
+        "before_feed_forward", "temporal_rotary_attention", {"num_heads": config.num_heads, "rotary": config.rotary}
+    )
+    return Plan((attention,), single_frame=config.single_frame, spatial_norm=config.spatial_norm)
+
+
+def build(config: LaVieConfig, image_unet: Any = None) -> VideoUNet:
+    """Build the network; a given image U-Net with transformer blocks, of any width, is inflated in place."""
+    from diffusers import UNet2DConditionModel
+
+    from kineograph.models.video_unet import VideoUNet
+
+    unet = image_unet or UNet2DConditionModel(**config.image)
+    return VideoUNet(unet, plan(config))
+
+
+def original_keys(image: Mapping[str, Any]) -> KeyMap:
+    """Return the map between the authors' files (their `ema` weights) and ours; spatial keys are diffusers'."""
+    blocks = [
+        f"{part}attentions.{{j}}.transformer_blocks.{{n}}."
+        for part in ("down_blocks.{b}.", "up_blocks.{b}.", "mid_block.")
+    ]
+    names = (
+        ("norm_temp.", "attn2.temporal.norm."),
+        ("attn_temp.time_rel_pos_bias.relative_attention_bias.", "attn2.temporal.distance.table."),
+        *nest([("attn_temp.", "attn2.temporal.")], ATTENTION_KEYS),
+    )
+    return KeyMap(
+        pairs=nest([(block, block) for block in blocks], names),
+        tables=(RotaryTable("attn_temp.to_q.weight", "attn_temp.rotary_emb.freqs", 32),),
+        what="LaVie",
+    )
+
+
+SYSTEM = System(
+    name="lavie",
+    card=CARD,
+    config=LaVieConfig,
+    presets={
+        "published": LaVieConfig(),
+        "tiny": LaVieConfig(
+            image=_stable_diffusion_1(
+                sample_size=8,
+                block_out_channels=(32, 64),
+                layers_per_block=1,
+                attention_head_dim=4,
+                cross_attention_dim=32,
+                norm_num_groups=8,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            ),
+            num_heads=4,
+        ),
+    },
+    builder=build,
+    key_maps={"original": original_keys},
+    process=Process(schedule="linear", beta_start=1e-4, beta_end=0.02),  # base/configs/sample.yaml
+    sampling=Sampling(sampler="ddpm", steps=50, guidance=7.5, height=320, width=512),  # base/configs/sample.yaml
+    starts_as_image=False,  # its group norms span the clip
+)
