@@ -42,12 +42,14 @@ class MissingExtraError(KineographError, ImportError):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """Return `", did you mean 'x'?"` for the closest allowed word, or an empty string."""
+    """Return `", did you mean 'x'?"` for the closest allowed word, or a full stop."""
     close = difflib.get_close_matches(str(given), [str(word) for word in allowed], n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else ""
+    return f", did you mean '{close[0]}'?" if close else "."
 
 
-def unknown(what: str, given: object, allowed: Iterable[str], error: type[KineographError] = InputError) -> KineographError:
+def unknown(
+    what: str, given: object, allowed: Iterable[str], error: type[KineographError] = InputError
+) -> KineographError:
     """Build the error for a word outside a fixed list.
 
     Args:
@@ -82,5 +84,6 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name and module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise MissingExtraError(
-            f"This needs the package '{module}', which is not installed. Install it with: pip install \"kineograph[{extra}]\""
+            f"This needs the package '{module}', which is not installed. "
+            f'Install it with: pip install "kineograph[{extra}]"'
         ) from error

@@ -1,0 +1,1 @@
+"""Models that run out of the box."""

@@ -1,0 +1,1 @@
+"""Conversions between our layout, diffusers and original repositories."""

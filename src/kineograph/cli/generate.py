@@ -25,7 +25,7 @@ class Args:
     words: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT")] = ()
     """What to show; several prompts make several clips."""
     prompt: str | None = None
-    """The same as a flag."""
+    """The same as a flag (default: the words above)."""
     prompts: Path | None = None
     """File with one prompt per line (or JSON lines with a key `prompt`, and `seed` if wanted)."""
     negative_prompt: str = ""

@@ -24,7 +24,8 @@ class Args:
     """Data-set folder with manifest.jsonl."""
     train: OmitArgPrefixes[TrainConfig]
     base: Path | None = None
-    """What to build on: the autoencoder's run for latent-image, the image model's run or folder for a system."""
+    """What to build on: the autoencoder's run for latent-image, the image model's run or folder for a system
+    (default: none, right for the autoencoder only)."""
     size: int = 128
     """Edge of the square training frames, in pixels."""
     sample_fps: float = 8.0
@@ -144,7 +145,7 @@ def _task(args: Args, progress: Any) -> Any:
     if args.train.init_from is not None:
         recipes.start_from(task, args.train.init_from)
     if args.train.gradient_checkpointing:
-        task.network.enable_gradient_checkpointing()
+        recipes.checkpoint_gradients(task.network)
     return task
 
 

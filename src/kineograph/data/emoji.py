@@ -144,8 +144,8 @@ def npm_pack(package: str, directory: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise ResourceError(
-            "The emoji come from npm packages and there is no `npm` on this machine. Install it (Debian: apt-get install "
-            f"npm), or run `npm pack {package}@{VERSION}` elsewhere for each of {', '.join(PACKAGES)} and pass the "
+            "The emoji come from npm packages and this machine has no `npm`. Install it (Debian: apt-get install npm), "
+            f"or run `npm pack {package}@{VERSION}` elsewhere for each of {', '.join(PACKAGES)} and pass the "
             "folder as --archives."
         )
     staging = directory / f".npm-{target.stem}"

@@ -1,0 +1,1 @@
+"""Editing of clips by inversion and attention."""

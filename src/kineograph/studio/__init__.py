@@ -1,0 +1,1 @@
+"""Jobs, an HTTP API and web pages."""

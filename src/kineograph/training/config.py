@@ -55,11 +55,11 @@ class TrainConfig:
     validation_steps: int = 0
     """Steps between validations; 0 validates at the end."""
     max_minutes: float | None = None
-    """Stop cleanly, with a checkpoint, after this many minutes."""
+    """Stop cleanly, with a checkpoint, after this many minutes (default: no limit)."""
     resume: bool = False
     """Continue the run in output_dir from its newest checkpoint, with optimizer, averages and data order."""
     init_from: Path | None = None
-    """Start from the weights of another run or model folder; everything else starts anew."""
+    """Start from the weights of another run; everything else starts anew (default: fresh weights)."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
     sanity: bool = False

@@ -256,3 +256,9 @@ def start_from(task: Any, place: Path) -> None:
     path = checkpoint.latest(place)
     weights = checkpoint.load(path, "ema") or checkpoint.load(path, "weights")
     load_weights(trainable(task.network), weights, str(path))
+
+
+def checkpoint_gradients(network: Any) -> None:
+    """Recompute activations in the backward pass, in whatever part of the network can."""
+    switch = getattr(network, "enable_gradient_checkpointing", None) or network.vae.enable_gradient_checkpointing
+    switch()
