@@ -147,6 +147,7 @@ def test_public_face_lists_the_registry():
 
     assert isinstance(kineograph.systems(), Registry)
     assert systems().find("ModelScope").name == "modelscope"
+    assert systems().find("SVD").name == "stable_video_diffusion"
     with pytest.raises(InputError, match="did you mean 'modelscope'"):
         systems().find("modelscop")
     with pytest.raises(InputError, match="did you mean 'tiny'"):

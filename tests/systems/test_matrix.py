@@ -11,7 +11,7 @@ from kineograph.systems import systems
 from kineograph.temporal.tags import train_only
 
 TRAINED = [name for name, system in systems().items() if name not in ("zeroscope", "text2video_zero")]
-NEEDS_BLOCKS = {"svd", "align_your_latents", "lavie"}
+NEEDS_BLOCKS = {"stable_video_diffusion", "align_your_latents", "lavie"}
 WITHOUT_BLOCKS = {"deepfloyd-if", "latent-upscaler", "unconditional"}
 PAIRS = [(name, family) for name in TRAINED for family in FAMILIES]
 

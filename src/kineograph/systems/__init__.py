@@ -21,11 +21,14 @@ _NAMES = (
     "zeroscope",
     "animatediff",
     "align_your_latents",
-    "svd",
+    "stable_video_diffusion",
     "text2video_zero",
     "videocrafter",
     "lavie",
 )
+
+_SHORT = {"svd": "stable_video_diffusion", "ayl": "align_your_latents", "modelscope_t2v": "modelscope"}
+"""Other names that people type."""
 
 
 class Registry(Mapping[str, "System"]):
@@ -49,6 +52,7 @@ class Registry(Mapping[str, "System"]):
             InputError: No such system; the message names the nearest.
         """
         known = name.lower().replace("-", "_")
+        known = _SHORT.get(known, known)
         if known not in _NAMES:
             raise unknown("system", name, _NAMES)
         return self[known]

@@ -142,7 +142,7 @@ def diffusers_keys(image: Mapping[str, Any]) -> KeyMap:
 
 
 SYSTEM = System(
-    name="svd",
+    name="stable_video_diffusion",
     card=CARD,
     config=SVDConfig,
     presets=PRESETS,

@@ -6,11 +6,11 @@ from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 from tiny import perturb, relative, unequal_clip
 
 from kineograph.systems import systems
-from kineograph.systems.svd import SVDConfig
+from kineograph.systems.stable_video_diffusion import SVDConfig
 from kineograph.temporal.inflate import spatial_state_dict, temporal_state_dict
 from kineograph.temporal.position import scalar_waves
 
-SYSTEM = systems()["svd"]
+SYSTEM = systems()["stable_video_diffusion"]
 CONFIGS = {
     "two-levels": (("CrossAttn", ""), (32, 64), 1, (4, 4)),
     "two-layers": (("CrossAttn", "CrossAttn"), (32, 32), 2, (2, 4)),
