@@ -33,6 +33,8 @@ def open_picture(path: Path) -> Source:
     timing = _webp_timing(path)
     with _pillow(path) as image:
         frames = len(_shown(image))
+        if timing and len(timing) != frames:
+            raise MediaError(f"'{path}' is corrupt: of its {len(timing)} frames, only {frames} can be decoded.")
         container = (image.format or "").lower()
         record = parse_record(_picture_comment(image))
         alpha = _picture_alpha(image, path, record)
@@ -69,11 +71,20 @@ def _pillow(path: Path) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        image = Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            yield image
+    except MediaError:
+        raise
+    except _broken() as error:
         raise MediaError(f"'{path}' is not a picture that can be read: {reason_of(error)}.") from error
-    with image:
-        yield image
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """Errors that Pillow's parsers raise for broken files, and its warning of huge ones where warnings are errors."""
+    from PIL import Image
+
+    parsing = (SyntaxError, ValueError, LookupError, TypeError, struct.error)
+    return (OSError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning, *parsing)
 
 
 def _picture_comment(image: Any) -> str | bytes | None:
@@ -112,9 +123,7 @@ def _pillow_frames(path: Path) -> Iterator[Any]:
                 image.load()
                 yield image
                 good += 1
-        except (OSError, EOFError, SyntaxError, ValueError) as error:
-            if isinstance(error, MediaError):
-                raise
+        except _broken() as error:
             what = f"readable are the first {good} of {len(shown)} frames" if good else "not one frame could be read"
             raise MediaError(f"'{path}' is truncated or corrupt: {what} ({reason_of(error)}).") from error
 
