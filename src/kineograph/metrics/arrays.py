@@ -1,4 +1,4 @@
-"""The border of the metrics: arrays, tensors and lists in, checked float64 tensors out."""
+"""The border of the metrics: arrays, tensors and lists in, checked float64 tensors on the CPU out."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ else:
 
 
 def as_tensor(value: ArrayLike, name: str) -> Tensor:
-    """Turn any array into a detached tensor.
+    """Turn any array into a detached tensor on the CPU, where float64 always exists.
 
     Args:
         value: A tensor, a NumPy array or nested lists of numbers.
         name: What it is, for the error message.
 
     Returns:
-        The same values; a tensor on MPS moves to the CPU, because MPS has no float64.
+        The same values.
 
     Raises:
         InputError: The value is not numeric.
     """
     if isinstance(value, Tensor):
-        return value.detach().cpu() if value.device.type == "mps" else value.detach()
+        return value.detach().cpu()
     try:
         return torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError) as error:
@@ -84,7 +84,7 @@ def as_feature_pair(x: ArrayLike, y: ArrayLike, minimum: int = 2) -> tuple[Tenso
     """Check two feature matrices that are to be compared.
 
     Returns:
-        Two float64 tensors of shapes (n, d) and (m, d) on one device.
+        Two float64 tensors of shapes (n, d) and (m, d).
 
     Raises:
         InputError: As `as_features`, or the dimensions differ.
@@ -95,4 +95,4 @@ def as_feature_pair(x: ArrayLike, y: ArrayLike, minimum: int = 2) -> tuple[Tenso
             f"x has {first.shape[1]} feature dimensions and y has {second.shape[1]}: "
             "both must come from the same layer of the same network."
         )
-    return first, second.to(first.device)
+    return first, second
