@@ -35,7 +35,9 @@ def __getattr__(name: str) -> Any:
 
         raise AttributeError(f"module 'kineograph' has no attribute '{name}'{nearest(name, _PUBLIC)}")
     home = _PUBLIC[name]
-    value = importlib.import_module(f"kineograph.{name}") if home is None else getattr(importlib.import_module(home), name)
+    value = (
+        importlib.import_module(f"kineograph.{name}") if home is None else getattr(importlib.import_module(home), name)
+    )
     globals()[name] = value
     return value
 

@@ -27,7 +27,7 @@ class Args:
     prompt: str | None = None
     """The same as a flag (default: the words above)."""
     prompts: Path | None = None
-    """File with one prompt per line (or JSON lines with a key `prompt`, and `seed` if wanted)."""
+    """File with one prompt per line, or JSON lines with `prompt` and, if wanted, `seed` (default: none)."""
     negative_prompt: str = ""
     """What to steer away from."""
     output: Annotated[Path, arg(aliases=("-o",))] = Path("clip.mp4")
@@ -53,7 +53,7 @@ class Args:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic; auto takes bf16 where the hardware has it."""
     preview: Path | None = None
-    """Write a contact sheet of all clips to this PNG file."""
+    """PNG file for a contact sheet of all clips (default: none)."""
     json: bool = False
     """Print the result as one JSON document."""
 
