@@ -190,6 +190,21 @@ def test_lossless_for_any_small_clip(tmp_path, frames, height, width, channels, 
     assert (back.to_uint8() == pixels).all()
 
 
+@pytest.mark.parametrize("suffix", ALL)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (8, 2), (31, 33)])
+def test_tiny_pictures(tmp_path, suffix, size):
+    pixels = noise(2, *size)
+    back = Video.read(Video.from_uint8(pixels, 8).save(tmp_path / f"a{suffix}"))
+    assert back.frames.shape == (2, 3, *size)
+    assert suffix not in LOSSLESS or (back.to_uint8() == pixels).all()
+
+
+def test_a_size_that_the_encoder_refuses(tmp_path):
+    with pytest.raises(MediaError, match=r"Cannot write .*a\.mp4'"):
+        Video(torch.zeros(1, 3, 2, 20_000), 8).save(tmp_path / "a.mp4")
+    assert listing(tmp_path) == []
+
+
 def test_lossy_formats_stay_close(tmp_path):
     video = Video.from_uint8(smooth(8, 48, 64), 8)
     for name, options, limit in [("a.mp4", {}, 36), ("a.webm", {}, 36), ("a.webp", {"quality": 90}, 30)]:

@@ -137,7 +137,10 @@ def write_webm(clip: Clip, path: Path, crf: int) -> None:
 
 def write_mkv(clip: Clip, path: Path) -> None:
     """Write FFV1 (RFC 9043) in RGB: every bit comes back."""
-    _write_av(clip, path, "matroska", "ffv1", "bgra" if clip.alpha else "bgr0", {"level": "3"}, {})
+    # Version 3 parts the picture into slices, which tiny pictures have no room for.
+    options = {"level": "3", "slices": "4"} if min(clip.pixels.shape[1:3]) >= 32 else {"level": "1"}
+    options |= {"threads": _ENCODER_THREADS}
+    _write_av(clip, path, "matroska", "ffv1", "bgra" if clip.alpha else "bgr0", options, {})
 
 
 def write_apng(clip: Clip, path: Path) -> None:
@@ -170,7 +173,8 @@ def _write_av(
     pixels = _even(clip.pixels) if "420" in pixel_format else clip.pixels
     rate, unit, stamps = _stamps(clip)
     bitexact = {"fflags": "+bitexact"}
-    with av.open(str(path), "w", format=container, container_options=container_options | bitexact) as output:
+    to = av.open(str(path), "w", format=container, container_options=container_options | bitexact)
+    with _as_os_error(), to as output:
         output.metadata["comment"] = clip.record.to_json()
         stream: Any = output.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], pixel_format
@@ -181,6 +185,17 @@ def _write_av(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     _check_packets(path, len(pixels))
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn FFmpeg's errors that are no `OSError` (a codec refuses the size, say) into one, for `atomically`."""
+    import av.error
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
 
 
 def _even(pixels: np.ndarray) -> np.ndarray:

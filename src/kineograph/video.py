@@ -493,6 +493,8 @@ def _rate(times: list[float], last: float | None, source: Source) -> tuple[float
     known = source.record.times if source.record else None
     if known is not None and source.record is not None and list(known) == shown:
         return source.record.fps, known
+    if any(after <= before for before, after in pairwise(shown)):
+        raise MediaError(f"'{source.info.path}' is corrupt: the times of its frames do not increase.")
     ending = last or shown[-1] / max(1, len(shown) - 1)
     return len(shown) / (shown[-1] + ending), tuple(shown)
 
