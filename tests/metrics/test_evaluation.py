@@ -170,6 +170,15 @@ class TestOnce:
 
 
 class TestBadInput:
+    def test_one_corrupt_file_among_a_hundred(self, decoded, tmp_path):
+        """200 clips: each is decoded once, the corrupt one is counted, the rest is measured."""
+        generated, real = (make_clips(tmp_path / n, 100, s, frames=3) for n, s in (("generated", 1), ("real", 2)))
+        (generated / "clip042.webp").write_bytes((generated / "clip042.webp").read_bytes()[:60])
+        found = run(generated, real, metrics=["fd-motion", "consistency-image"], num_frames=3)
+        assert len(decoded) == len(set(decoded)) == 200
+        assert [f.clip for f in found.failures] == ["clip042"]
+        assert (found["fd-motion"].generated, found["fd-motion"].reference, found.decoded) == (99, 100, 199)
+
     def test_one_corrupt_file_is_reported_and_the_rest_measured(self, folders, tmp_path, capsys):
         folder = make_clips(tmp_path / "g", 6)
         (folder / "clip002.webp").write_bytes(b"RIFF nonsense")

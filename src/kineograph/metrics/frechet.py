@@ -44,9 +44,9 @@ def frechet_distance(x: ArrayLike, y: ArrayLike, *, ddof: int = 1) -> float:
     """
     first, second = as_feature_pair(x, y)
     _check_ddof(ddof)
-    trace = _cross_trace(_factor(first, ddof), _factor(second, ddof))
-    spread = sum(z.var(0, correction=ddof).sum() for z in (first, second))
-    return _assemble(first.mean(0) - second.mean(0), spread, trace)
+    factors = _factor(first, ddof), _factor(second, ddof)
+    spread = sum(factor.square().sum() for factor in factors)
+    return _assemble(first.mean(0) - second.mean(0), spread, _cross_trace(*factors))
 
 
 def frechet_from_moments(x: Moments, y: Moments, *, ddof: int = 1) -> float:
