@@ -145,6 +145,21 @@ class TestNumbers:
         assert scaled.value == pytest.approx(2.5 * found["clipsim"].value, rel=1e-6)
         assert seen[40] == "A photo depicts clip number 0"
 
+    def test_text_match_tells_right_from_wrong_prompts(self, folders, tmp_path, monkeypatch):
+        from kineograph.metrics import text_match
+
+        colour = {
+            f"clip number {i}": r.load().frames.mean((0, 2, 3)) for i, r in enumerate(list_clips(folders[1], "x"))
+        }
+        monkeypatch.setattr(text_match, "sentences", lambda texts: torch.stack([colour[t] for t in texts]).double())
+        right = run(folders[1], folders[1], metrics=["text-match"])["text-match"]
+        wrong_prompts = [f"clip number {(i + 7) % 24}" for i in range(24)]
+        wrong = run(folders[1], folders[1], prompts=wrong_prompts, metrics=["text-match"])["text-match"]
+        assert right.value > 0.8 > wrong.value + 0.3
+        assert "fitted on the reference" in right.name
+        few = run(folders[0], sorted(folders[1].iterdir())[:5], metrics=["text-match"])
+        assert "at least 20" in few.skipped["text-match"]
+
 
 class TestOnce:
     def test_each_clip_is_decoded_once_and_never_again(self, folders, decoded, tmp_path):

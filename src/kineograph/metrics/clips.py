@@ -68,7 +68,9 @@ class Sampling:
         count = self.num_frames or -(-length // self.stride)
         span = (count - 1) * self.stride + 1
         if span > length:
-            raise MediaError(f"{name} has {length} frames; {count} frames at stride {self.stride} need {span}.")
+            raise MediaError(
+                f"{name} has {length} frame{'s' * (length != 1)}; {count} frames at stride {self.stride} need {span}."
+            )
         start = {"first": 0, "middle": (length - span) // 2}.get(self.rule)
         if start is None:
             digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()

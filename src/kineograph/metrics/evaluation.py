@@ -360,10 +360,11 @@ class _Run:
         rows = [row if row.ndim == 2 else row[None] for row in rows]
         return torch.cat(rows), torch.cat([torch.full((len(row),), i) for i, row in enumerate(rows)])
 
-    def _clip_features(self, names: dict[str, list[str]]) -> dict[str, dict[str, Tensor]]:
+    def _clip_features(self, names: dict[str, list[str]], everything: bool = False) -> dict[str, dict[str, Tensor]]:
         result = {}
         for measure in self.wanted.values():
-            if measure.family in ("frechet", "mmd") and measure.extractor not in result:
+            kinds = ("frechet", "mmd", "match") if everything else ("frechet", "mmd")
+            if measure.family in kinds and measure.extractor not in result:
                 key = self._task("", measure).key
                 mean = lambda row: row if row.ndim == 1 else row.mean(0)
                 result[measure.extractor] = {
@@ -409,6 +410,8 @@ class _Run:
         rows = {clip: self.found["generated"][clip][key] for clip in clips if key in self.found["generated"][clip]}
         if measure.family == "consistency":
             return {clip: measures.consistency_value(measure.options, row[measure.layer]) for clip, row in rows.items()}
+        if measure.family == "match":
+            return self._matches(list(rows))
         if measure.family == "text":
             texts = self._texts(list(rows), measure.options.get("prefix", ""))
             value = lambda clip, row: measures.text_value(measure.options, row[measure.layer], texts[clip])
@@ -424,6 +427,24 @@ class _Run:
         assert encode is not None
         embedded = encode([prefix + (prompts[c] or "") for c in clips])
         return dict(zip(clips, embedded, strict=True))
+
+    def _matches(self, clips: list[str]) -> dict[str, float]:
+        from kineograph.metrics.text_match import sentences, text_match
+
+        features = self._clip_features({side: list(rows) for side, rows in self.found.items()}, everything=True)[
+            "image"
+        ]
+        prompts = {
+            side: {r.name: r.find_prompt() or "" for r in rows if r.name in self.found[side]}
+            for side, rows in self.records.items()
+        }
+        empty = [f"{side} clip {name}" for side, table in prompts.items() for name, text in table.items() if not text]
+        if empty:
+            raise InputError(f"{len(empty)} clips have no prompt or caption, such as {empty[0]}.")
+        texts = {side: sentences([prompts[side][name] for name in self.found[side]]) for side in self.found}
+        values = text_match(features["generated"], texts["generated"], features["reference"], texts["reference"])
+        table = dict(zip(self.found["generated"], values.tolist(), strict=True))
+        return {clip: table[clip] for clip in clips}
 
     def _score(
         self,

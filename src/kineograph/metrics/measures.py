@@ -26,7 +26,7 @@ from kineograph.metrics.intervals import (
 from kineograph.metrics.kernel import mmd
 from kineograph.metrics.manifold import precision_recall
 
-Family = Literal["frechet", "mmd", "inception", "manifold", "consistency", "text", "frames", "pairs"]
+Family = Literal["frechet", "mmd", "inception", "manifold", "consistency", "text", "match", "frames", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Measure:
     @property
     def needs_reference(self) -> bool:
         """Whether real clips are needed."""
-        return self.family in ("frechet", "mmd", "manifold", "pairs")
+        return self.family in ("frechet", "mmd", "manifold", "match", "pairs")
 
     def with_options(self, **options: Any) -> Measure:
         """The same metric with other constants."""
@@ -90,6 +90,9 @@ MEASURES: dict[str, Measure] = {
     ),
     "background-consistency": Measure(
         "background consistency, VBench rule (CLIP)", "consistency", "higher", "clip", "embedding", {"pairs": "vbench"}
+    ),
+    "text-match": Measure(
+        "text match[{} to MiniLM, fitted on the reference]", "match", "higher", "image", "pool", {"ridge": 1.0}
     ),
     "flicker": Measure("temporal flickering (VBench)", "frames", "higher", default=True),
     "smoothness": Measure(
