@@ -81,6 +81,12 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path):
         assert_same(weights(tmp_path / "whole", stem=stem), weights(tmp_path / "cut", stem=stem))
 
 
+def test_runs_of_two_precisions_fit_into_one_process(tmp_path):
+    first, _ = run(tmp_path / "a", max_train_steps=1, mixed_precision="bf16")
+    second, _ = run(tmp_path / "b", max_train_steps=1, mixed_precision="no")
+    assert (first.config.mixed_precision, second.accelerator.mixed_precision) == ("bf16", "no")
+
+
 def test_micro_batches_give_the_same_step(tmp_path):
     run(tmp_path / "a", max_train_steps=2)
     run(tmp_path / "b", max_train_steps=2, micro_batch_size=1)

@@ -90,11 +90,13 @@ class Trainer:
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         from kineograph.models.devices import on_cpu
 
         torch.set_flush_denormal(True)  # vanishing gradients of fresh networks are several times slower without
         self.task, self.config, self.run_dir = task, config, Path(config.output_dir)
+        AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
         self.accelerator = Accelerator(mixed_precision=precision(config.mixed_precision), cpu=on_cpu())
         self.parameters = trainable(task.network)
         self._claim_directory()
