@@ -14,6 +14,10 @@ from collections.abc import Sequence
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("kineograph.cli.generate", "Make clips from prompts."),
     "train": ("kineograph.cli.train", "Train an autoencoder, an image model or a video model."),
+    "evaluate": (
+        "kineograph.cli.evaluate",
+        "Score clips: FVD, FID, CLIPSIM and others, with protocol and error bars.",
+    ),
     "data": ("kineograph.cli.data", "Obtain, import, make and check data sets."),
     "systems": ("kineograph.cli.systems", "List the published systems, or show one."),
     "doctor": ("kineograph.cli.doctor", "Say what is installed, what is missing and how to mend it."),

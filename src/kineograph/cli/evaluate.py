@@ -27,10 +27,10 @@ class Args:
     """Folder of videos, data set with a manifest, or one video."""
 
     reference: Path | None = None
-    """Real clips, for distances; clips of the same names, for PSNR and SSIM."""
+    """Real clips, for distances; clips of the same names, for PSNR and SSIM (default: none)."""
 
     prompts: Path | None = None
-    """Text file with a line per clip, JSON object by name, or JSON lines; else manifest and files are asked."""
+    """Text file with a line per clip, JSON object by name, or JSON lines (default: manifest, then files)."""
 
     metrics: str = ""
     """Metrics, separated by commas, such as fvd,kvd,fd-motion; empty takes all that can run. `list` lists them."""
@@ -60,13 +60,13 @@ class Args:
     """Of the random window."""
 
     store: Path | None = None
-    """Folder for features, so that a second run is instant; ~/.cache/kineograph/features if not given."""
+    """Folder for features, so that a second run is instant (default: ~/.cache/kineograph/features)."""
 
     no_store: bool = False
     """Keep no features."""
 
     report: Path | None = None
-    """Write a report with plots and pictures: a file ending in .html or .md."""
+    """Write a report with plots and pictures: a file ending in .html or .md (default: none)."""
 
     json: bool = False
     """Print one JSON document instead of text."""

@@ -1,8 +1,8 @@
 """Published protocols by name: what a number in a paper was measured with, so that it can be matched or refused.
 
 Each entry fixes the extractor's preparation, frames, clip counts and constants of the estimator. Asking for one with
-too few clips, other weights or other frames is an error, not a silent deviation. Sources were read in the code of the
-named repositories; `caveat` says what the protocol leaves open.
+too few clips, other weights or other frames is an error, not a silent deviation. Constants follow the published code as
+reported in the documents of this project, only part of it read again; `caveat` says what a protocol leaves open.
 """
 
 from __future__ import annotations

@@ -204,8 +204,8 @@ class DiffusionTask:
                 video.save(directory / f"{prompt.replace(' ', '-')}.mp4")
 
     def export(self, directory: Path) -> None:
-        """Write the whole model, ready to `generate`."""
-        self.model.save_pretrained(directory)
+        """Write the whole model, ready to `generate`; in float32, so that the next stage finds its latents cached."""
+        self.model.save_pretrained(directory, torch.float32)
 
 
 def encode_captions(model_text: Any, captions: Sequence[str], batch: int = 64) -> np.ndarray:
