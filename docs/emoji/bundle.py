@@ -1,0 +1,32 @@
+"""Put a trained model into the package: `python docs/emoji/bundle.py runs/video/model`.
+
+Weights are stored in bfloat16, with checksums beside them; the card (`README.md`) is written by hand.
+"""
+
+import hashlib
+import sys
+from dataclasses import replace
+
+from kineograph.models.latent_video import load_latent_video
+from kineograph.sampling.generate import BUNDLED
+
+LICENCE = "weights Apache-2.0; text encoder all-MiniLM-L6-v2 Apache-2.0; trained on Fluent Emoji (MIT)"
+
+
+def main(source: str) -> None:
+    """Write `bundled/emoji`."""
+    folder = BUNDLED / "emoji"
+    model = load_latent_video(source)
+    model.settings = replace(
+        model.settings, name="emoji", licence=LICENCE, sampler="ddpm", num_inference_steps=30, guidance_scale=3.0
+    )
+    model.save_pretrained(folder)
+    files = sorted(path for path in folder.rglob("*.safetensors"))
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files
+    ]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
