@@ -51,5 +51,5 @@ def test_prompts_matter(model):
 
 def test_card_names_licence_data_and_limits():
     card = (FOLDER / "README.md").read_text()
-    for word in ("licence", "MIT", "Apache-2.0", "Limits", "arXiv"):
+    for word in ("Licence", "MIT", "Apache-2.0", "Limits", "arXiv"):
         assert word in card
