@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kineograph.data import emoji
+from kineograph.data import emoji, emoji_words
+from kineograph.data.captions import weighted_captions
 from kineograph.data.manifest import read_manifest
 from kineograph.errors import DataError, InputError, ResourceError
 from kineograph.video import Video
@@ -42,7 +43,16 @@ def archives(tmp_path):
                 info = tarfile.TarInfo(f"package/assets/{stem}.webp")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+    write_keywords(folder, {"🤹‍♂️": ["man_juggling", "performance", "balance", "juggler"]})
     return folder
+
+
+def write_keywords(folder, table):
+    content = json.dumps(table).encode()
+    with tarfile.open(folder / emoji.archive_name(emoji_words.PACKAGE), "w:gz") as tar:
+        info = tarfile.TarInfo("package/dist/emoji-en-US.json")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
 
 
 def test_names_become_captions():
@@ -61,6 +71,7 @@ def test_data_set_is_decoded_composited_captioned_and_reported(archives, tmp_pat
     assert report.animated == 2
     assert set(report.skipped) == {"1f34e", "fffe"}
     juggler = clips["man juggling dark skin tone"]
+    assert dict(weighted_captions(juggler))["a dark-skinned juggling man"] == pytest.approx(0.125)
     assert (juggler.frames, juggler.width, juggler.height, juggler.licence[:3]) == (5, 16, 16, "MIT")
     video = Video.read(tmp_path / "out" / juggler.path)
     assert len(video) == 5

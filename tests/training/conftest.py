@@ -7,6 +7,7 @@ import torch
 from kineograph.data.frames import FrameSpec, FrameStore
 from kineograph.data.latents import LatentStore
 from kineograph.data.manifest import Clip
+from kineograph.training.captions import encode_captions
 
 
 def make_store(clips: int = 11, frames: int = 4, size: int = 16) -> FrameStore:
@@ -62,7 +63,7 @@ def tiny_diffusion_task(num_frames: int = 1, image_share: float = 0.0, system: s
     autoencoder = build_autoencoder(patch=1, channels=(32, 32), latent_channels=4)
     model = LatentVideoModel(network, autoencoder, TinyText(), Settings(height=16, width=16, num_frames=num_frames))
     latents = np.random.default_rng(1).standard_normal((44, 4, 8, 8)).astype(np.float16)
-    captions = model.text([clip.caption for clip in frames.clips]).half().numpy()
+    captions = encode_captions(model.text, frames.clips)
     return DiffusionTask(
         model,
         LatentStore(latents, frames),

@@ -1,4 +1,4 @@
-"""The animated-emoji data set: Microsoft's Fluent emoji from four npm packages.
+"""The animated-emoji data set: Microsoft's Fluent emoji from four npm packages, with keywords from a fifth.
 
 3,391 RGBA WebP files of 256x256 pixels (about two thirds animated, 24 frames a second, mostly 72 or 73 frames), MIT
 licence. File names are code points; the PyPI package `emoji` turns them into captions. The names compose person, action
@@ -21,11 +21,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
+from kineograph.data import emoji_words
 from kineograph.data.manifest import Clip, write_manifest
 from kineograph.errors import DataError, InputError, KineographError, ResourceError, require
 
 PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))
 VERSION = "1.0.0"  # the published version of all four packages; pinned so that the data set is the same everywhere
+VERSIONS = dict.fromkeys(PACKAGES, VERSION) | {emoji_words.PACKAGE: emoji_words.VERSION}
 T = TypeVar("T")
 R = TypeVar("R")
 LICENCE = "MIT (Microsoft Fluent Emoji)"
@@ -122,7 +124,7 @@ def held_out(captions: Iterable[str]) -> set[str]:
 
 def archive_name(package: str) -> str:
     """Return the file name that `npm pack` gives a package."""
-    return f"{package.lstrip('@').replace('/', '-')}-{VERSION}.tgz"
+    return f"{package.lstrip('@').replace('/', '-')}-{VERSIONS[package]}.tgz"
 
 
 def npm_pack(package: str, directory: Path) -> Path:
@@ -145,21 +147,22 @@ def npm_pack(package: str, directory: Path) -> Path:
     if npm is None:
         raise ResourceError(
             "The emoji come from npm packages and this machine has no `npm`. Install it (Debian: apt-get install npm), "
-            f"or run `npm pack {package}@{VERSION}` elsewhere for each of {', '.join(PACKAGES)} and pass the "
+            f"or run `npm pack {package}@{VERSIONS[package]}` elsewhere for each of {', '.join(VERSIONS)} and pass the "
             "folder as --archives."
         )
     staging = directory / f".npm-{target.stem}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     result = subprocess.run(
-        [npm, "pack", f"{package}@{VERSION}", "--pack-destination", str(staging)],
+        [npm, "pack", f"{package}@{VERSIONS[package]}", "--pack-destination", str(staging)],
         capture_output=True,
         text=True,
         check=False,
     )
     packed = sorted(staging.glob("*.tgz"))
     if result.returncode or not packed:
-        raise ResourceError(f"`npm pack {package}@{VERSION}` failed: {(result.stderr.strip() or 'no output')[-500:]}")
+        problem = (result.stderr.strip() or "no output")[-500:]
+        raise ResourceError(f"`npm pack {package}@{VERSIONS[package]}` failed: {problem}")
     packed[0].replace(target)
     staging.rmdir()
     return target
@@ -233,11 +236,12 @@ def obtain_emoji(
     store = Path(archives) if archives is not None else out / "archives"
     _check_settings(out, {"size": size, "background": background})
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    files = _archive_files(store, download=archives is None, progress=progress)
+    *files, words = _archive_files(store, download=archives is None, progress=progress)
+    keywords = emoji_words.read_keywords(words)
     items = _unique(file for archive in files for file in iterate_archive(archive))
     clips, skipped = _convert_all(items, out, size, background, limit, progress)
     test = held_out(clip.caption for clip in clips)
-    clips = [_with_split(clip, HELD_OUT_SPLIT if clip.caption in test else "train") for clip in clips]
+    clips = [_finished(clip, HELD_OUT_SPLIT if clip.caption in test else "train", keywords) for clip in clips]
     manifest = write_manifest(out, clips)
     tested = sum(clip.split != "train" for clip in clips)
     report = EmojiReport(
@@ -278,15 +282,15 @@ def _check_settings(out: Path, settings: dict[str, object]) -> None:
 def _archive_files(
     store: Path, *, download: bool, progress: Callable[[int, int | None, str], None] | None
 ) -> list[Path]:
-    """Return the four archives, downloading them if allowed."""
+    """Return the archives, downloading them if allowed: the four with pictures, then the one with keywords."""
     store.mkdir(parents=True, exist_ok=True)
     files = []
-    for number, package in enumerate(PACKAGES):
+    for number, package in enumerate(VERSIONS):
         if progress:
-            progress(number, len(PACKAGES), f"archive {package}")
+            progress(number, len(VERSIONS), f"archive {package}")
         file = store / archive_name(package)
         if not file.is_file() and not download:
-            raise DataError(f"'{store}' lacks {file.name}. Get it with: npm pack {package}@{VERSION}")
+            raise DataError(f"'{store}' lacks {file.name}. Get it with: npm pack {package}@{VERSIONS[package]}")
         files.append(npm_pack(package, store))
     return files
 
@@ -408,8 +412,9 @@ def _write(frames, path: Path) -> None:
     Video.from_uint8(frames, fps=FPS).save(path)
 
 
-def _with_split(clip: Clip, split: str) -> Clip:
-    """Return the clip with its split set."""
+def _finished(clip: Clip, split: str, keywords: dict[str, list[str]]) -> Clip:
+    """Return the clip with its split and its other captions."""
     from dataclasses import replace
 
-    return replace(clip, split=split)
+    words = keywords.get(emoji_words.bare(clip.extra["emoji"]), [])
+    return replace(clip, split=split, extra={**clip.extra, "captions": emoji_words.phrasings(clip.caption, words)})

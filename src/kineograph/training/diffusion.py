@@ -24,6 +24,7 @@ from kineograph.errors import DataError, InputError
 from kineograph.models.latent_video import LatentVideoModel, draw_noise
 from kineograph.models.video_unet import VideoUNet
 from kineograph.training.batches import generators, rand
+from kineograph.training.captions import CaptionTokens
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 VALIDATION_CLIPS = 16
@@ -43,7 +44,7 @@ class DiffusionTask:
     Args:
         model: The parts; only the network's trainable parameters change.
         store: Latents of the data set.
-        captions: Tokens of every clip's caption, float16 `(clips, tokens, dim)`.
+        captions: Tokens of every clip's captions and how often each is shown.
         num_frames: Frames per sample; 1 trains on pictures.
         held_out: Split to validate on beside training clips.
         caption_dropout: Share of samples whose caption is replaced by the empty one (0.1 in Ho & Salimans 2022,
@@ -57,7 +58,7 @@ class DiffusionTask:
         self,
         model: LatentVideoModel,
         store: LatentStore,
-        captions: np.ndarray,
+        captions: CaptionTokens,
         *,
         num_frames: int = 1,
         held_out: str = "",
@@ -116,7 +117,7 @@ class DiffusionTask:
 
     def _context(self, picks: np.ndarray, choose: np.random.Generator) -> Tensor:
         """Return the tokens of clips `(picks, tokens, dim)`, some replaced by the empty caption's."""
-        tokens = torch.from_numpy(self.captions[picks]).float()
+        tokens = torch.stack([self.captions.draw(int(pick), choose) for pick in picks])
         dropped = torch.from_numpy(choose.random(len(picks)) < self.dropout)
         return torch.where(dropped[:, None, None], self.empty.to(tokens), tokens)
 
@@ -184,7 +185,7 @@ class DiffusionTask:
         total = 0.0
         for clip in clips:
             latents = torch.from_numpy(self.store.window(int(clip), 0, self.num_frames)).float()[None]
-            context = torch.from_numpy(self.captions[[clip]]).float().expand(self.num_frames, -1, -1)[None]
+            context = self.captions.first(int(clip)).expand(self.num_frames, -1, -1)[None]
             batch = {"latents": latents, "context": context, "pictures": torch.zeros(1, dtype=torch.bool)}
             batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
             total += self.error(self.network, batch, torch.tensor([timestep]), [int(clip)]).item()
@@ -206,9 +207,3 @@ class DiffusionTask:
     def export(self, directory: Path) -> None:
         """Write the whole model, ready to `generate`; in float32, so that the next stage finds its latents cached."""
         self.model.save_pretrained(directory, torch.float32)
-
-
-def encode_captions(model_text: Any, captions: Sequence[str], batch: int = 64) -> np.ndarray:
-    """Return the tokens of captions, float16 `(captions, tokens, dim)`."""
-    parts = [model_text(list(captions[i : i + batch])).half().cpu().numpy() for i in range(0, len(captions), batch)]
-    return np.concatenate(parts)

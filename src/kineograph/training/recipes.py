@@ -24,7 +24,8 @@ from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import check_finite
 from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask, to_pixels
-from kineograph.training.diffusion import DiffusionTask, encode_captions
+from kineograph.training.captions import encode_captions
+from kineograph.training.diffusion import DiffusionTask
 
 Progress = Callable[[int, int | None, str], None]
 IMAGE_STAGES = ("autoencoder", "latent-image")
@@ -214,7 +215,7 @@ def _diffusion_task(
     """Encode what is not cached and build the task."""
     frames = data.store(progress)
     store = encoded(model.autoencoder, frames, data.cache, progress)
-    captions = encode_captions(model.text, [clip.caption for clip in frames.clips])
+    captions = encode_captions(model.text, frames.clips)
     return DiffusionTask(model, store, captions, held_out=data.held_out, **options)
 
 
