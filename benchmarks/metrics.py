@@ -166,7 +166,7 @@ class Sensitivity:
         torch.set_num_threads(1)
         self.image, self.motion = load_efficientnet(), load_motion_net()
         self.generator = torch.Generator().manual_seed(self.seed)
-        records = list_clips(self.data, "data")
+        records = list_clips(self.data, "data")[1::2]  # the motion network is trained on the others
         order = torch.randperm(len(records), generator=self.generator).tolist()
         clips = []
         while len(clips) < 2 * self.count and order:

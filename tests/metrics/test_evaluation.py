@@ -16,6 +16,7 @@ from kineograph.metrics import compare, evaluate, frechet_distance, mmd
 from kineograph.metrics.clips import Sampling, list_clips
 from kineograph.metrics.features.clip import Clip
 from kineograph.metrics.features.extractor import Card, Extractor
+from kineograph.metrics.features.lpips import Lpips
 from kineograph.metrics.protocols import PROTOCOLS
 from kineograph.metrics.report import write_report
 from kineograph.metrics.score import score_from_dict
@@ -267,6 +268,30 @@ class TestBadInput:
 def _wide():
     card = Card("wide", "2" * 64, "none", "clip", True, "test")
     return Extractor(card, lambda x: x, lambda x: {"pool": x.flatten(1)[:, :30]}, ("pool",))
+
+
+class TestPartial:
+    """Metrics that compare through a network, and suites of which only a part can run."""
+
+    def test_lpips_pairs_by_name_and_is_stored(self, folders, tmp_path):
+        card = Card("lpips-tiny", "3" * 64, "none", "frame", False, "test")
+        weights = {"lpips": Lpips(card, (torch.nn.Sequential(torch.nn.Identity()),), (torch.ones(1, 3, 1, 1),))}
+        large = [make_clips(tmp_path / name, 3, seed, size=32) for seed, name in enumerate(("a", "b"))]
+        found = run(*large, metrics=["lpips"], weights=weights, store=tmp_path / "store")["lpips"]
+        assert (len(found.per_clip), found.protocol.facts["features"]) == (3, "lpips-tiny")
+        assert found.value > run(large[0], large[0], metrics=["lpips"], weights=weights)["lpips"].value == 0
+        again = run(*large, metrics=["lpips"], weights=weights, store=tmp_path / "store")
+        assert (again["lpips"].value, again.decoded) == (found.value, 0)
+        assert "--weights lpips=PATH" in run(*folders, metrics=["lpips", "flicker"]).skipped["lpips"]
+
+    def test_evalcrafter_runs_what_it_can_and_names_the_rest(self, folders):
+        clip = Clip(small_extractor("frame", "tiny-clip"), lambda texts: torch.ones(len(texts), 6))
+        found = run(folders[0], metrics=["evalcrafter"], weights={"clip": clip, "inception": clip.frames})
+        assert set(found.scores) == {"is-evalcrafter", "clip-temp", "face-consistency", "clipsim"}
+        assert len(found.skipped) == 13
+        assert "GroundingDINO" in found.skipped["count_score"]
+        bare = run(folders[0], metrics=["evalcrafter", "flicker"])
+        assert "--weights clip=PATH" in bare.skipped["clip-temp"]
 
 
 class TestProtocols:

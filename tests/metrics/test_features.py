@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from kineograph.errors import InputError, WeightsError
-from kineograph.metrics.features import c3d, clip, i3d, inception, resize, standins, videomae, weights
+from kineograph.metrics.features import c3d, clip, i3d, inception, lpips, resize, standins, videomae, weights
 
 
 def random_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -290,3 +290,43 @@ def test_bad_pixels_are_explained(pixels, message):
 
     with pytest.raises(InputError, match=message):
         as_rgb(pixels)
+
+
+class TestLpips:
+    """Random backbones in torchvision's layout with the authors' heads, beside torchmetrics' port of the same code."""
+
+    @staticmethod
+    def backbone(folder, name):
+        state = random_state(shapes(lpips.NETWORKS[name]()))
+        state = {f"features.{key}": value for key, value in state.items()}
+        return save(folder, f"{name}.pth", state | {"classifier.1.weight": torch.ones(2, 2)})
+
+    @pytest.mark.parametrize("name", ["alex", "vgg"])
+    def test_equals_torchmetrics(self, name, tmp_path, monkeypatch):
+        from torchmetrics.functional.image import lpips as theirs
+
+        path = self.backbone(tmp_path, name)
+        features = lpips.NETWORKS[name]()
+        features.load_state_dict({k[9:]: v for k, v in torch.load(path).items() if k.startswith("features.")})
+        monkeypatch.setattr(theirs, "_get_tv_model_features", lambda net, pretrained: [*features, torch.nn.Identity()])
+        reference = theirs._LPIPS(pretrained=True, net=name, pnet_rand=True, eval_mode=True)
+        a, b = random_pixels(3, 3, 64, 48), random_pixels(3, 3, 64, 48, seed=2)
+        ours = lpips.load_lpips(path)(a, b)
+        assert ours.shape == (3,)
+        assert torch.allclose(ours, reference(a, b).flatten(), rtol=1e-5)
+
+    def test_equal_frames_have_no_distance_and_order_does_not_matter(self, tmp_path):
+        distance = lpips.load_lpips(self.backbone(tmp_path, "alex"))
+        a, b = random_pixels(2, 3, 40, 40), random_pixels(2, 3, 40, 40, seed=2)
+        assert (distance(a, a) == 0).all()
+        assert torch.allclose(distance(a, b), distance(b, a))
+        assert distance.card.key != lpips.load_lpips(self.backbone(tmp_path, "vgg")).card.key
+
+    def test_wrong_files_and_frames_are_named(self, tmp_path):
+        path = self.backbone(tmp_path, "alex")
+        with pytest.raises(WeightsError, match=r"neither torchvision's AlexNet .*\[2, 2\]"):
+            lpips.load_lpips(save(tmp_path, "x.pth", {"features.0.weight": torch.ones(2, 2)}))
+        with pytest.raises(WeightsError, match="needed are"):
+            lpips.load_lpips(path, lpips.installed_heads("vgg"))
+        with pytest.raises(InputError, match="32 pixels"):
+            lpips.load_lpips(path)(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))

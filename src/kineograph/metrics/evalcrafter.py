@@ -34,6 +34,7 @@ class Metric:
         install: How to obtain that; empty where nothing is needed.
         divisor: The published regression divides the reported number by this.
         inverted: The published regression takes 1 - x.
+        measure: Name of the metric of `kineograph evaluate` that computes it; empty where there is none.
     """
 
     key: str
@@ -42,20 +43,30 @@ class Metric:
     install: str
     divisor: float = 1.0
     inverted: bool = False
+    measure: str = ""
 
 
 _CLIP = "kineograph evaluate --weights clip=FOLDER (openai/clip-vit-base-patch32)"
 METRICS: tuple[Metric, ...] = (
     Metric("vqa_a", "quality", "DOVER, aesthetic head", "git clone https://github.com/VQAssessment/DOVER", 100),
     Metric("vqa_t", "quality", "DOVER, technical head", "git clone https://github.com/VQAssessment/DOVER", 100),
-    Metric("is", "quality", "Inception-2015-12-05, every frame, 10 splits", "--weights inception=PATH", 100),
-    Metric("clip_temp", "temporal", "CLIP ViT-B/32, neighbouring frames", _CLIP),
+    Metric(
+        "is",
+        "quality",
+        "Inception-2015-12-05, every frame, 10 splits",
+        "--weights inception=PATH",
+        100,
+        measure="is-evalcrafter",
+    ),
+    Metric("clip_temp", "temporal", "CLIP ViT-B/32, neighbouring frames", _CLIP, measure="clip-temp"),
     Metric("warping_error", "temporal", "RAFT, occlusion-masked", "RAFT weights (raft-things.pth)", 1, True),
-    Metric("face_consistency", "temporal", "CLIP ViT-B/32, every frame with the first", _CLIP),
+    Metric(
+        "face_consistency", "temporal", "CLIP ViT-B/32, every frame with the first", _CLIP, measure="face-consistency"
+    ),
     Metric("action_score", "motion", "VideoMAE v2-B Kinetics-400 and CLIP", "VideoMAE v2-B weights"),
     Metric("motion_ac_score", "motion", "RAFT, mean flow above 5 pixels", "RAFT weights (raft-things.pth)"),
     Metric("flow_score", "motion", "RAFT, mean flow", "RAFT weights (raft-things.pth)", 100),
-    Metric("clip_score", "alignment", "CLIP ViT-B/32, text and every frame", _CLIP),
+    Metric("clip_score", "alignment", "CLIP ViT-B/32, text and every frame", _CLIP, measure="clipsim"),
     Metric("blip_bleu", "alignment", "BLIP-2 OPT-2.7b captions of 5 frames", "Salesforce/blip2-opt-2.7b (15 GB)"),
     Metric(
         "sd_score", "alignment", "5 SDXL pictures per prompt, CLIP", "stabilityai/stable-diffusion-xl-base-1.0 (7 GB)"

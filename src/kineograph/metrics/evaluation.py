@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from kineograph.errors import InputError, KineographError, unknown
-from kineograph.metrics import measures
+from kineograph.metrics import evalcrafter, measures
 from kineograph.metrics.clips import ClipSource, Record, Sampling, attach_prompts, fingerprint, list_clips
 from kineograph.metrics.distributed import gather, share
 from kineograph.metrics.extractors import EXTRACTORS, Extractors
 from kineograph.metrics.features.clip import Clip
 from kineograph.metrics.features.extractor import Extractor
+from kineograph.metrics.features.lpips import Lpips
 from kineograph.metrics.intervals import Estimate, mean_interval
 from kineograph.metrics.manifold import neighbour_distance
 from kineograph.metrics.measures import MEASURES, Measure
@@ -27,6 +28,8 @@ from kineograph.metrics.store import Store
 from kineograph.video import Video
 
 Values = dict[str, Tensor]
+EVALCRAFTER = "evalcrafter"
+"""Typed as a metric: all of EvalCrafter's that can run; the others are skipped with what they need."""
 REVISION = "1"
 """Changes when a per-clip measure changes, so that the store forgets the old values."""
 
@@ -119,7 +122,7 @@ def evaluate(
     stride: int = 1,
     window: str = "first",
     size: int | None = None,
-    weights: Mapping[str, str | Path | Extractor | Clip] | None = None,
+    weights: Mapping[str, str | Path | Extractor | Clip | Lpips] | None = None,
     store: Path | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -132,7 +135,7 @@ def evaluate(
             height, width) in [-1, 1].
         reference: Real clips, for distances; of the same names, for aligned metrics.
         prompts: See `attach_prompts`; None asks the manifest and the files.
-        metrics: Names of `MEASURES`; None takes every default metric that can run.
+        metrics: Names of `MEASURES`, or `evalcrafter` for its suite; None takes every default metric that can run.
         protocol: Name of a published protocol instead of metrics and frames.
         num_frames: Frames per clip; None takes all. Shorter clips are failures, not padded.
         stride: Every how many frames.
@@ -185,11 +188,14 @@ def _choose(
     names: Sequence[str] | None, plan: Published | None, records: dict[str, list[Record]], extractors: Extractors
 ) -> tuple[dict[str, Measure], dict[str, str]]:
     """Metrics that can run, and why the others cannot. Of the default ones only those with a way to run are named."""
-    for name in names or ():
+    names, wanted, skipped = list(names or ()), {}, {}
+    if EVALCRAFTER in names:
+        skipped = evalcrafter.skipped([m.key for m in evalcrafter.METRICS if m.measure])
+        names = [n for n in names if n != EVALCRAFTER] + [m.measure for m in evalcrafter.METRICS if m.measure]
+    for name in names:
         if name not in MEASURES:
-            raise unknown("metric", name, MEASURES)
+            raise unknown("metric", name, [*MEASURES, EVALCRAFTER])
     chosen = names or [n for n, m in MEASURES.items() if m.default]
-    wanted, skipped = {}, {}
     for name in dict.fromkeys(chosen):
         measure = MEASURES[name].with_options(**plan.options) if plan else MEASURES[name]
         reason = "needs reference clips: --reference FOLDER" if measure.needs_reference and len(records) < 2 else None
@@ -310,13 +316,19 @@ class _Run:
     def _tasks(self, side: str) -> list[Task]:
         tasks: dict[str, Task] = {}
         for name, measure in self.wanted.items():
-            if side == "reference" and not (measure.extractor and measure.needs_reference):
+            if side == "reference" and (
+                measure.family == "pairs" or not (measure.extractor and measure.needs_reference)
+            ):
                 continue
             task = self._task(name, measure)
             tasks[task.key] = task
         return list(tasks.values())
 
     def _task(self, name: str, measure: Measure) -> Task:
+        if measure.family == "pairs" and measure.extractor:
+            distance = self.extractors.distance(measure.extractor)
+            compare = lambda a, fps, b: {"value": distance(a, b).mean()[None]}
+            return Task(f"{name}-{REVISION}-{distance.card.key}", compare, paired=True)
         if measure.extractor:
             extractor, some = self.extractors.frames(measure.extractor), EXTRACTORS[measure.extractor].frames
             key = extractor.card.key + (f"-{some}" if some else "")
@@ -458,7 +470,7 @@ class _Run:
     ) -> Score:
         facts: dict[str, Any] = {**self.sampling.facts(), **measure.options}
         if measure.extractor:
-            card, some = self.extractors.frames(measure.extractor).card, EXTRACTORS[measure.extractor].frames
+            card, some = self.extractors.card(measure.extractor), EXTRACTORS[measure.extractor].frames
             label = label.replace("{}", card.name)
             facts |= {"features": card.name, "weights": card.weights, "layer": measure.layer, "stand_in": card.standin}
             facts |= {"preparation": card.preparation} | ({"frames_used": some} if some else {})

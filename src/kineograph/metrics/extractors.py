@@ -9,7 +9,8 @@ from typing import Any
 
 from kineograph.errors import InputError, KineographError, unknown
 from kineograph.metrics.features.clip import Clip, load_clip
-from kineograph.metrics.features.extractor import Extractor
+from kineograph.metrics.features.extractor import Card, Extractor
+from kineograph.metrics.features.lpips import Lpips
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ def _videomae(path: str, **options: Any) -> Extractor:
     return load_videomae(path, **options)
 
 
+def _lpips(path: str) -> Lpips:
+    from kineograph.metrics.features.lpips import load_lpips
+
+    return load_lpips(path)
+
+
 def _efficientnet(path: None) -> Extractor:
     from kineograph.metrics.features.standins import load_efficientnet
 
@@ -69,6 +76,7 @@ EXTRACTORS: dict[str, Entry] = {
     "c3d": Entry(_c3d, "conv3d_deepnetA_ucf.npz beside mean2.npz (313 MB, TGANv2's release) or c3d_ucf101.pt"),
     "clip": Entry(load_clip, "a transformers folder of openai/clip-vit-base-patch32 (354 MB)"),
     "videomae": Entry(_videomae, "vit_g_hybrid_pt_1200e_ssv2_ft.pth (VideoMAE v2) or a transformers folder"),
+    "lpips": Entry(_lpips, "alexnet-owt-7be5be79.pth (233 MB) or vgg16-397923af.pth (528 MB), torchvision's"),
     "image": Entry(_efficientnet, frames=4),
     "motion": Entry(_motion),
 }
@@ -84,9 +92,9 @@ class Extractors:
         options: Loader options by extractor name, from a published protocol.
     """
 
-    weights: Mapping[str, str | Path | Extractor | Clip]
+    weights: Mapping[str, str | Path | Extractor | Clip | Lpips]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    loaded: dict[str, Extractor | Clip] = field(default_factory=dict)
+    loaded: dict[str, Extractor | Clip | Lpips] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.weights:
@@ -96,7 +104,21 @@ class Extractors:
     def frames(self, name: str) -> Extractor:
         """The extractor that turns pixels into features."""
         found = self._get(name)
+        if isinstance(found, Lpips):
+            raise InputError(f"'{name}' compares pictures and has no features.")
         return found.frames if isinstance(found, Clip) else found
+
+    def distance(self, name: str) -> Lpips:
+        """The network that compares two clips."""
+        found = self._get(name)
+        if not isinstance(found, Lpips):
+            raise InputError(f"'{name}' is no distance of pictures.")
+        return found
+
+    def card(self, name: str) -> Card:
+        """The identity of what is loaded under a name."""
+        found = self._get(name)
+        return found.frames.card if isinstance(found, Clip) else found.card
 
     def clip(self) -> Clip:
         """CLIP with its text tower.
@@ -120,10 +142,10 @@ class Extractors:
             return str(error)
         return None
 
-    def _get(self, name: str) -> Extractor | Clip:
+    def _get(self, name: str) -> Extractor | Clip | Lpips:
         if name not in self.loaded:
             given = self.weights.get(name)
-            if isinstance(given, (Extractor, Clip)):
+            if isinstance(given, (Extractor, Clip, Lpips)):
                 self.loaded[name] = given
             else:
                 self.loaded[name] = EXTRACTORS[name].load(given, **self.options.get(name, {}))

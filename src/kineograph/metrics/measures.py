@@ -94,6 +94,15 @@ MEASURES: dict[str, Measure] = {
     "text-match": Measure(
         "text match[{} to MiniLM, fitted on the reference]", "match", "higher", "image", "pool", {"ridge": 1.0}
     ),
+    "clip-temp": Measure(
+        "CLIP-Temp (EvalCrafter)", "consistency", "higher", "clip", "embedding", {"pairs": "adjacent"}
+    ),
+    "face-consistency": Measure(
+        "face consistency (EvalCrafter)", "consistency", "higher", "clip", "embedding", {"pairs": "first"}
+    ),
+    "is-evalcrafter": Measure(
+        "IS (EvalCrafter)", "inception", "higher", "inception", "logits_unbiased", {"splits": 10}
+    ),
     "flicker": Measure("temporal flickering (VBench)", "frames", "higher", default=True),
     "smoothness": Measure(
         "motion smoothness[neighbours' mean]", "frames", "higher", options={"interpolation": "mean of the neighbours"}
@@ -108,6 +117,7 @@ MEASURES: dict[str, Measure] = {
     "ssim": Measure(
         "SSIM", "pairs", "higher", options={"window": "gaussian 11, 1.5", "border": "valid", "channels": "RGB"}
     ),
+    "lpips": Measure("LPIPS", "pairs", "lower", "lpips", options={"pool": "frames", "version": "0.1"}),
     "ms-ssim": Measure("MS-SSIM", "pairs", "higher", options={"scales": 5, "channels": "RGB"}),
 }
 """Names as typed after `--metrics`."""
