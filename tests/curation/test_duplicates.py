@@ -62,10 +62,10 @@ def test_shrink_is_the_area_average():
 
 @pytest.mark.parametrize("how", ["jpeg", "half", "brighter", "noise", "mark"])
 def test_copies_are_within_the_radius(how):
-    strips = [picture(n, 180, 320) for n in range(8)]
+    strips = [picture(n, 360, 640) for n in range(6)]
     bits = [distance(video_hash(s), video_hash(changed(s, how))) for s in strips]
     assert max(bits) <= DEFAULT_RADIUS - 2, how
-    assert how == "half" or max(bits) > 0
+    assert how in ("half", "mark") or max(bits) > 0
 
 
 def test_other_clips_are_far_away():
