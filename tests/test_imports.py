@@ -18,16 +18,16 @@ FILES = sorted(SRC.rglob("*.py"))
 BASE = {"video", "errors"}
 ABOVE_SYSTEMS = {"sampling", "training", "editing", "metrics"}
 CHAIN = ["diffusion", "temporal", "models", "systems"]
-# Each part and the parts it may import, besides itself and BASE. Checkpoints reads and writes networks' weights, so it
-# may use models and systems; sampling may use it to load what the user names.
+# Each part and the parts it may import, besides itself and BASE. Checkpoints turns files of every layout into networks
+# and back, so it uses models and the systems' key maps; sampling uses it to load what the user names.
 ALLOWED: dict[str, set[str]] = {
     "video": {"errors"},
     "errors": set(),
     "diffusion": set(),
     "temporal": {"diffusion"},
     "models": {"diffusion", "temporal"},
-    "systems": set(CHAIN[:3]) | {"checkpoints"},
-    "checkpoints": set(CHAIN[:3]),
+    "systems": set(CHAIN[:3]),
+    "checkpoints": set(CHAIN),
     "sampling": {*CHAIN, "checkpoints", "bundled"},
     "training": {*CHAIN, "checkpoints", "sampling", "data"},
     "editing": {*CHAIN, "checkpoints", "sampling"},

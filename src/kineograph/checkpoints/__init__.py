@@ -1,1 +1,1 @@
-"""Conversions between our layout, diffusers and original repositories."""
+"""Files of every published layout to models and back: diffusers folders, the authors' single files, LoRAs."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kineograph.diffusion import noise as noises
-from kineograph.diffusion.denoiser import Denoiser
+from kineograph.diffusion.denoiser import Denoiser, NetworkDenoiser
 from kineograph.diffusion.samplers import NoiseSource
 from kineograph.diffusion.schedule import Schedule
 from kineograph.diffusion.scheduler_config import read
@@ -52,6 +52,8 @@ class Settings:
     """Prompt length in tokens."""
     pooled_first: bool = True
     """Whether the mean token state stands first."""
+    masked_text: bool = True
+    """Whether padding of the prompt is hidden; False as in Stable Diffusion."""
     height: int = 128
     """Height it was trained at, in pixels."""
     width: int = 128
@@ -106,6 +108,26 @@ def step_noise(settings: Settings, num_frames: int, seeds: Sequence[int]) -> Noi
     return noises.correlated(source, covariance)
 
 
+PROCESS_FIELDS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+"""Fields of a scheduler that say how the network was trained; the others say how to sample."""
+
+
+def over_timesteps(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's configuration for samplers that tell the network whole timesteps: its process as DDIM's."""
+    if scheduler.get("_class_name") in ("DDIMScheduler", "DDPMScheduler"):
+        return dict(scheduler)
+    process = {name: scheduler[name] for name in PROCESS_FIELDS if name in scheduler}
+    return {"_class_name": "DDIMScheduler", "clip_sample": False, **process}
+
+
 class LatentVideoModel:
     """The parts of a latent text-to-video model.
 
@@ -120,11 +142,14 @@ class LatentVideoModel:
         self, network: VideoUNet, autoencoder: FrameAutoencoder, text: TextEncoder, settings: Settings
     ) -> None:
         self.network, self.autoencoder, self.text = network, autoencoder, text
-        self.settings = replace(settings, max_tokens=text.max_tokens, pooled_first=text.pooled_first)
+        self.settings = replace(
+            settings, max_tokens=text.max_tokens, pooled_first=text.pooled_first, masked_text=text.masked
+        )
         self.plan = read(settings.scheduler)
         if self.plan.schedule is None:
             raise InputError(f"A latent video model needs a discrete schedule, not {self.plan.name}.")
         self.schedule: Schedule = self.plan.schedule
+        self._over_timesteps = read(over_timesteps(settings.scheduler))
 
     @property
     def device(self) -> torch.device:
@@ -138,8 +163,12 @@ class LatentVideoModel:
         return self
 
     def denoiser(self) -> Denoiser:
-        """Return the network behind the one protocol of the samplers, with the limits that the scheduler sets."""
-        return self.plan.denoiser(self.network)
+        """Return the network for samplers that walk over timesteps, with the limits that the scheduler sets."""
+        return self._over_timesteps.denoiser(self.network)
+
+    def unlimited(self) -> Denoiser:
+        """Return the network as its own scheduler calls it, without the limits, which that sets after guidance."""
+        return NetworkDenoiser(self.network, self.plan.process, self.plan.kind)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (frames, channels, height, width) of the latents of a clip.
@@ -214,5 +243,5 @@ def load_latent_video(directory: str | Path) -> LatentVideoModel:
     folder = Path(directory)
     network = VideoUNet.from_pretrained(folder)
     autoencoder = load_autoencoder(folder / "vae")
-    text = load_text_encoder(folder, settings.max_tokens, settings.pooled_first)
+    text = load_text_encoder(folder, settings.max_tokens, settings.pooled_first, settings.masked_text)
     return LatentVideoModel(network, autoencoder, text, settings)

@@ -1,6 +1,7 @@
 """Prompts to tokens: any BERT- or CLIP-type text encoder of transformers, padded to a fixed length.
 
 Padding positions are zero vectors, so that cross-attention needs no mask: a zero key has logit zero and adds nothing.
+Stable Diffusion and all that grew from it have it otherwise, which is `masked=False`: padding is encoded like words.
 With `pooled_first` the first position holds the mean of all token states, the sentence embedding of MiniLM-type
 encoders (Reimers & Gurevych 2019, arXiv:1908.10084, sec. 3), in place of the `[CLS]` state that they never trained.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kineograph.errors import MissingExtraError, WeightsError
-from kineograph.models.weights import load_strictly, read_safetensors, write_safetensors
+from kineograph.models.weights import load_strictly, read_folder, write_safetensors
 
 
 class TextEncoder(nn.Module):
@@ -28,12 +29,15 @@ class TextEncoder(nn.Module):
         tokenizer: Its fast tokenizer.
         max_tokens: Length that prompts are padded or cut to.
         pooled_first: Put the mean token state first.
+        masked: Hide padding from the encoder and zero it in what comes out.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, max_tokens: int = 32, pooled_first: bool = True) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, max_tokens: int = 32, pooled_first: bool = True, masked: bool = True
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self.max_tokens, self.pooled_first = max_tokens, pooled_first
+        self.max_tokens, self.pooled_first, self.masked = max_tokens, pooled_first, masked
 
     @property
     def dim(self) -> int:
@@ -48,8 +52,8 @@ class TextEncoder(nn.Module):
             prompts: One string per clip; an empty one is the unconditional prompt.
 
         Returns:
-            float32 `(prompts, max_tokens, dim)`, zero where there is no token. Prompts that are longer are cut, with a
-            warning that quotes what is left out.
+            float32 `(prompts, max_tokens, dim)`, zero where there is no token if `masked`. Prompts that are longer are
+            cut, with a warning that quotes what is left out.
         """
         tokens = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
@@ -57,9 +61,10 @@ class TextEncoder(nn.Module):
         self._warn_if_cut(prompts)
         mask = tokens["attention_mask"].to(self.model.device)
         states = self.model(
-            input_ids=tokens["input_ids"].to(self.model.device), attention_mask=mask
+            input_ids=tokens["input_ids"].to(self.model.device), attention_mask=mask if self.masked else None
         ).last_hidden_state.float()
-        states = states * mask[..., None]
+        if self.masked:
+            states = states * mask[..., None]
         if self.pooled_first:
             mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
             states = torch.cat([mean[:, None], states[:, 1:]], dim=1)
@@ -76,7 +81,8 @@ class TextEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and settings, for cache keys."""
-        digest = hashlib.sha256(f"{self.max_tokens}{self.pooled_first}".encode())
+        unmasked = "" if self.masked else "unmasked"
+        digest = hashlib.sha256(f"{self.max_tokens}{self.pooled_first}{unmasked}".encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + tensor.detach().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:20]
@@ -91,13 +97,21 @@ class TextEncoder(nn.Module):
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
 
 
-def load_text_encoder(directory: str | Path, max_tokens: int = 32, pooled_first: bool = True) -> TextEncoder:
+def load_text_encoder(
+    directory: str | Path, max_tokens: int | None = 32, pooled_first: bool = True, masked: bool = True
+) -> TextEncoder:
     """Load a text encoder from a folder with `text_encoder/` and `tokenizer/`, or from one transformers folder.
+
+    Args:
+        directory: The folder.
+        max_tokens: Length that prompts are padded or cut to; None takes the tokenizer's.
+        pooled_first: Put the mean token state first.
+        masked: Hide padding; False as Stable Diffusion does it.
 
     Raises:
         WeightsError: The folder is incomplete or its keys do not fit.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     folder = Path(directory)
     encoder = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
@@ -105,11 +119,41 @@ def load_text_encoder(directory: str | Path, max_tokens: int = 32, pooled_first:
     if not (encoder / "config.json").is_file():
         raise WeightsError(f"'{directory}' holds no text encoder: there is no config.json in '{encoder}'.")
     model = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)))
-    tensors = read_safetensors(encoder / "model.safetensors")
-    tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items() if "position_ids" not in name}
-    load_strictly(model, tensors, str(encoder))
-    words = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-    return TextEncoder(model, words, max_tokens, pooled_first)
+    load_strictly(model, in_names_of(model, read_folder(encoder, "model")), str(encoder))
+    words = load_tokenizer(tokenizer)
+    if max_tokens is None:
+        max_tokens = min(words.model_max_length, model.config.max_position_embeddings)
+    return TextEncoder(model, words, max_tokens, pooled_first, masked)
+
+
+def in_names_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an encoder's weights under the names that this version of transformers gives them.
+
+    Files and versions differ in a leading `text_model.` or `bert.`, and old files store the numbers of the positions.
+    """
+    own = model.state_dict()
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+    return {next((n for n in _spellings(name) if n in own), name): tensor for name, tensor in kept.items()}
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    bare = name.removeprefix("bert.").removeprefix("text_model.")
+    return name, bare, f"text_model.{bare}"
+
+
+def load_tokenizer(directory: str | Path) -> Any:
+    """Load a tokenizer from its folder.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"'{directory}' holds no tokenizer (vocab.json and merges.txt): {reason}") from error
 
 
 def minilm_folder() -> Path:

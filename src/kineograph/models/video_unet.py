@@ -9,7 +9,6 @@ On disk it is the image network in diffusers' own layout, with time beside it:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 import diffusers
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.models.weights import WEIGHTS, read_folder, read_json, read_safetensors, write_json, write_safetensors
 from kineograph.temporal.frames import Clip, clip_of
 from kineograph.temporal.inflate import (
     inflate,
@@ -152,15 +150,12 @@ class VideoUNet(nn.Module):
         """
         root = Path(directory)
         unet_dir = root / "unet"
-        unet_dir.mkdir(parents=True, exist_ok=True)
         config = {"_class_name": type(self.unet).__name__, "_diffusers_version": diffusers.__version__}
         config |= {key: value for key, value in json.loads(self.unet.to_json_string()).items() if key not in config}
-        _write_weights(unet_dir / "diffusion_pytorch_model.safetensors", spatial_state_dict(self.unet))
-        _write_text(unet_dir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_safetensors(spatial_state_dict(self.unet), unet_dir / f"{WEIGHTS}.safetensors", {"format": "pt"})
+        write_json(config, unet_dir / "config.json", sort_keys=True)
         if self.plan is not None:
-            _write_weights(root / "temporal.safetensors", temporal_state_dict(self.unet))
-            data = {"format": FORMAT, "plan": self.plan.to_dict()}
-            _write_text(root / "temporal.json", json.dumps(data, indent=2, sort_keys=True) + "\n")
+            write_temporal(self.unet, self.plan, root)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> VideoUNet:
@@ -177,15 +172,15 @@ class VideoUNet(nn.Module):
             WeightsError: A file is missing or malformed, keys do not fit, or a weight is NaN or infinite.
         """
         root = Path(directory)
-        config = _read_json(root / "unet" / "config.json")
+        config = read_json(root / "unet" / "config.json")
         name = config.get("_class_name", "UNet2DConditionModel")
         if name not in UNETS:
             raise unknown("image network class", name, UNETS, WeightsError)
         unet = getattr(diffusers, name).from_config(config)
-        load_spatial_state_dict(unet, _read_weights(root / "unet" / "diffusion_pytorch_model.safetensors"))
-        model = cls(unet, _read_plan(root / "temporal.json"))
+        load_spatial_state_dict(unet, read_folder(root / "unet"))
+        model = cls(unet, read_plan(root / "temporal.json"))
         if model.plan is not None:
-            load_temporal_state_dict(unet, _read_weights(root / "temporal.safetensors"))
+            load_temporal_state_dict(unet, read_safetensors(root / "temporal.safetensors"))
         return model.to(dtype).eval()
 
 
@@ -224,43 +219,18 @@ def _per_frame(value: Tensor | None, batch: int, frames: int, ndim: int, name: s
     return value.repeat_interleave(frames, 0)
 
 
-def _write_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({key: value.detach().contiguous() for key, value in state_dict.items()}, partial, {"format": "pt"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def write_temporal(network: nn.Module, plan: Plan, directory: str | Path) -> None:
+    """Write an inflated network's plan and temporal weights, `temporal.json` and `temporal.safetensors`."""
+    root = Path(directory)
+    write_safetensors(temporal_state_dict(network), root / "temporal.safetensors", {"format": "pt"})
+    write_json({"format": FORMAT, "plan": plan.to_dict()}, root / "temporal.json", sort_keys=True)
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def _read_plan(path: Path) -> Plan | None:
-    """Read the plan; a folder without one is an image network."""
+def read_plan(path: Path) -> Plan | None:
+    """Read the plan in a `temporal.json`; a folder without one is an image network."""
     if not path.exists():
         return None
-    data = _read_json(path)
+    data = read_json(path)
     if data.get("format") != FORMAT:
         raise WeightsError(f"{path} has format '{data.get('format')}'; this version reads '{FORMAT}'.")
     return Plan.from_dict(data["plan"])

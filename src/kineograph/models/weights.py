@@ -1,10 +1,16 @@
-"""Reading weights safely: safetensors only, every key accounted for, every value finite."""
+"""Weights on disk: read without running their code, every key accounted for, every value finite, written whole.
+
+What this library writes is safetensors and JSON. What others wrote may also be PyTorch files, which are read as data
+only.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +18,12 @@ from torch import Tensor, nn
 from kineograph.errors import WeightsError
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+WEIGHTS = "diffusion_pytorch_model"
+"""Stem of diffusers' weight files."""
+_STAND_INS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+"""Classes that harmless training checkpoints name as keys of their bookkeeping; an empty class takes their place."""
 
 
 def read_safetensors(file: str | Path) -> dict[str, Tensor]:
@@ -28,9 +40,129 @@ def read_safetensors(file: str | Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(str(path))
     except Exception as error:  # safetensors raises exception types of its Rust side
-        raise WeightsError(f"'{path}' is not a readable safetensors file: {error}") from error
+        raise WeightsError(f"'{path}' is not a readable safetensors file: {_why(path) or error}.") from error
     check_finite(tensors, str(path))
     return tensors
+
+
+def _why(path: Path) -> str:
+    """Say what a file that is no weights file is instead, where that shows in its first bytes."""
+    with path.open("rb") as stream:
+        start = stream.read(256)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, fetch the file itself with `git lfs pull`"
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "it is a PyTorch file, rename it to .ckpt"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        return f"it is a text file that begins with '{start[:40].decode().splitlines()[0]}', perhaps a failed download"
+    return ""
+
+
+def read_weights(file: str | Path) -> dict[str, Any]:
+    """Read a file of weights: safetensors, or a PyTorch file (.ckpt, .pt, .pth, .bin), whose code is never run.
+
+    Returns:
+        What the file holds: tensors by name, for PyTorch files perhaps nested and beside other data.
+
+    Raises:
+        WeightsError: It is missing or unreadable, or it holds Python objects, which could run code.
+    """
+    path = Path(file)
+    if path.suffix == ".safetensors" or not path.is_file():
+        return dict(read_safetensors(path))
+    try:
+        with torch.serialization.safe_globals([(_StandIn, name) for name in _STAND_INS]):
+            content = torch.load(str(path), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(_refusal(path, error)) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"'{path}' holds one {type(content).__name__}, not weights by name.")
+    return content
+
+
+class _StandIn:
+    """Takes the place of a class that is named in a file and not wanted."""
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Say why a PyTorch file was not read."""
+    text = str(error)
+    if "weights_only" in text or "Unsupported" in text:
+        found = text.partition("GLOBAL ")[2].split(" ")[0].strip("`") or "Python objects"
+        return (
+            f"'{path}' holds Python code beside its weights ({found}), and loading it would run that code, which this "
+            "library never does. Ask for the safetensors version, or save its tensors alone on a machine that you can "
+            "afford to lose."
+        )
+    reason = _why(path) or (text.splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"'{path}' is not a readable PyTorch file: {reason}. A truncated download is the usual cause."
+
+
+def find_weights(folder: str | Path, stem: str = WEIGHTS) -> list[Path]:
+    """Return the files that together hold a network's weights in a diffusers or transformers folder.
+
+    Full precision is preferred to `fp16`, safetensors to PyTorch files, one file to several.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    root, other = Path(folder), "pytorch_model" if stem == "model" else stem
+    for variant in ("", ".fp16"):
+        for name, ending in ((stem, "safetensors"), (other, "bin")):
+            if (whole := root / f"{name}{variant}.{ending}").is_file():
+                return [whole]
+            for index in (f"{name}.{ending}.index{variant}.json", f"{name}{variant}.{ending}.index.json"):
+                if (root / index).is_file():
+                    return [root / part for part in sorted(set(read_json(root / index)["weight_map"].values()))]
+    raise WeightsError(f"'{root}' holds no weights: there is no {stem}.safetensors and no {other}.bin.")
+
+
+def read_folder(folder: str | Path, stem: str = WEIGHTS) -> dict[str, Tensor]:
+    """Read a network's weights from its folder.
+
+    Raises:
+        WeightsError: None is there, or a file cannot be read, or a value is not finite.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in find_weights(folder, stem):
+        tensors |= read_weights(file)
+    check_finite(tensors, str(folder))
+    return tensors
+
+
+def read_json(file: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        WeightsError: The file is missing or holds none.
+    """
+    path = Path(file)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"'{path}' cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"'{path}' does not hold a JSON object.")
+    return content
+
+
+def write_text(text: str, file: str | Path) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _partial(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(content: Mapping[str, Any], file: str | Path, *, sort_keys: bool = False) -> None:
+    """Write a JSON object under a temporary name, then rename it."""
+    write_text(json.dumps(content, indent=2, sort_keys=sort_keys) + "\n", file)
 
 
 def write_safetensors(
@@ -41,11 +173,17 @@ def write_safetensors(
 
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(
-        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, str(part), dict(metadata or {})
-    )
-    part.replace(path)
+    part = _partial(path)
+    stored = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    try:
+        save_file(stored, str(part), dict(metadata or {}))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -57,7 +195,8 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WeightsError(
-                f"'{where}' holds values that are not finite in '{name}'. The file is damaged or its training diverged."
+                f"'{where}' holds values that are not finite (NaN or infinity) in '{name}'. "
+                "The file is damaged or its training diverged."
             )
 
 
@@ -80,7 +219,7 @@ def load_diffusers(cls: type[Network], directory: str | Path) -> Network:
 
     Args:
         cls: The diffusers model class.
-        directory: Folder with `config.json` and `diffusion_pytorch_model.safetensors`.
+        directory: Folder with `config.json` and weights, as `find_weights` finds them.
 
     Returns:
         The model in float32.
@@ -92,8 +231,7 @@ def load_diffusers(cls: type[Network], directory: str | Path) -> Network:
     if not (folder / "config.json").is_file():
         raise WeightsError(f"'{folder}' is no diffusers model folder: there is no config.json.")
     model = cls.from_config(cls.load_config(str(folder)))  # pyright: ignore[reportAttributeAccessIssue]
-    tensors = read_safetensors(folder / "diffusion_pytorch_model.safetensors")
-    load_strictly(model, tensors, str(folder))
+    load_strictly(model, read_folder(folder), str(folder))
     return model
 
 
@@ -124,7 +262,5 @@ def save_diffusers(model, directory: str | Path, dtype: torch.dtype | None = Non
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in model.state_dict().items()}
-    write_safetensors(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    part = folder / "config.json.part"
-    part.write_text(model.to_json_string())
-    part.replace(folder / "config.json")
+    write_safetensors(tensors, folder / f"{WEIGHTS}.safetensors", {"format": "pt"})
+    write_text(model.to_json_string(), folder / "config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 
 import kineograph
+from kineograph.checkpoints.load import load_checkpoint
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
-from kineograph.models.latent_video import LatentVideoModel, draw_noise, load_latent_video, step_noise
+from kineograph.models.latent_video import LatentVideoModel, draw_noise, step_noise
 from kineograph.video import Video
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
@@ -30,6 +32,8 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "unipc": solvers.unipc,
 }
 STOCHASTIC = ("ddpm", "euler-ancestral")
+SCHEDULER = "scheduler"
+"""The sampler that the checkpoint's own scheduler configuration describes, with its spacing of timesteps."""
 Progress = Callable[[samplers.Step], None]
 
 
@@ -79,7 +83,7 @@ class Model:
             width: Pixels.
             num_inference_steps: Steps of the sampler, 1 to 1000.
             guidance_scale: 1 is no guidance; higher follows the prompt more closely.
-            sampler: A name of `SAMPLERS`.
+            sampler: A name of `SAMPLERS`, or `"scheduler"` for what the checkpoint's scheduler says.
             fps: Frames per second written into the clip; None takes the trained rate.
             precision: `"auto"`, `"bf16"` or `"fp32"`.
             callback: Called after each step.
@@ -150,11 +154,15 @@ def _sample_clip(
 ) -> Tensor:
     """Sample one clip `(1, frames, channels, height, width)`."""
     shape = parts.latent_shape(options["num_frames"], options["height"], options["width"])
-    name = options["sampler"]
-    levels = parts.schedule.levels(parts.schedule.timesteps(options["num_inference_steps"]))
-    guided = classifier_free(parts.denoiser(), context, negative, options["guidance_scale"])
+    name, steps, scale = options["sampler"], options["num_inference_steps"], options["guidance_scale"]
     x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
-    extra = {"noise": step_noise(parts.settings, shape[0], [seed])} if name in STOCHASTIC else {}
+    fresh = step_noise(parts.settings, shape[0], [seed])
+    if name == SCHEDULER:
+        guided = parts.plan.limit(classifier_free(parts.unlimited(), context, negative, scale))
+        return parts.plan.sample(guided, x, steps, noise=fresh, callback=callback)
+    levels = parts.schedule.levels(parts.schedule.timesteps(steps))
+    guided = classifier_free(parts.denoiser(), context, negative, scale)
+    extra = {"noise": fresh} if name in STOCHASTIC else {}
     return SAMPLERS[name](guided, x, levels, callback=callback, **extra)
 
 
@@ -166,8 +174,8 @@ def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frame
     """
     if not prompts or any(not isinstance(prompt, str) or not prompt.strip() for prompt in prompts):
         raise InputError('There is no prompt. Say what to show, such as: kineograph generate "a juggling man"')
-    if options["sampler"] not in SAMPLERS:
-        raise unknown("--sampler", options["sampler"], SAMPLERS)
+    if options["sampler"] not in (SCHEDULER, *SAMPLERS):
+        raise unknown("--sampler", options["sampler"], (SCHEDULER, *SAMPLERS))
     steps, frames, scale = options["num_inference_steps"], options["num_frames"], options["guidance_scale"]
     if not 1 <= steps <= num_timesteps:
         raise InputError(f"--num-inference-steps must be from 1 to {num_timesteps}, not {steps}.")
@@ -226,27 +234,36 @@ def bundled() -> list[str]:
 
 
 def find(name: str | Path) -> Path:
-    """Return the folder of a bundled name or a local model.
+    """Return the path of a bundled name or a local model, a folder or a file.
 
     Raises:
         WeightsError: There is no such model.
     """
-    folder = Path(name)
-    if (folder / "model_index.json").is_file():
-        return folder
+    path = Path(name)
+    if path.exists():
+        return path
     if str(name) in bundled():
         return BUNDLED / str(name)
     raise WeightsError(
         f"There is no model '{name}'{nearest(str(name), bundled())} Bundled: {', '.join(bundled()) or 'none'}; "
-        "or give a folder that holds model_index.json."
+        "or give a model folder, one that holds model_index.json, or a checkpoint file."
     )
 
 
-def load(name: str | Path = "emoji", *, device: str | torch.device | None = None) -> Model:
-    """Load a model.
+def load(
+    name: str | Path = "emoji",
+    *,
+    base: str | Path | None = None,
+    lora: Sequence[str] = (),
+    device: str | torch.device | None = None,
+) -> Model:
+    """Load a model. The licences of its weights are shown on stderr.
 
     Args:
-        name: A bundled name, or a local model folder.
+        name: A bundled name, or a local path: a model folder of this library or of diffusers, a motion module, or an
+            original checkpoint file. The page docs/checkpoints.md lists them.
+        base: Where `name` holds only temporal layers: the image model to put them on, a folder or a file.
+        lora: LoRA files for the image network, the motion modules or the text encoder, each perhaps with `:scale`.
         device: Where to put it; None takes the accelerator if there is one.
 
     Returns:
@@ -255,9 +272,11 @@ def load(name: str | Path = "emoji", *, device: str | torch.device | None = None
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
-    model = Model(load_latent_video(find(name)))
-    model.parts.to(torch.device(device) if device is not None else best_device())
-    return model
+    parts = load_checkpoint(find(name), base, lora)
+    if parts.settings.licence:
+        sys.stderr.write(f"Licence of the weights of {parts.settings.name}: {parts.settings.licence}.\n")
+    parts.to(torch.device(device) if device is not None else best_device())
+    return Model(parts)
 
 
 def generate(prompt: str | Sequence[str], *, model: str | Path = "emoji", **settings: Any) -> Video | list[Video]:

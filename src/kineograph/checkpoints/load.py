@@ -1,0 +1,77 @@
+"""Recognise what a path holds and load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kineograph.checkpoints.image import INDEX, ImageModel, load_image_folder, read_index
+from kineograph.checkpoints.motion import load_adapter, load_motion_folder
+from kineograph.checkpoints.pipelines import load_pipeline
+from kineograph.errors import WeightsError
+from kineograph.models.latent_video import LatentVideoModel, load_latent_video
+from kineograph.models.weights import read_json
+
+if TYPE_CHECKING:
+    from kineograph.models.image_to_video import ImageToVideoModel
+
+
+def load_checkpoint(
+    path: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()
+) -> LatentVideoModel | ImageToVideoModel:
+    """Load a model in any layout that is known.
+
+    Args:
+        path: A folder (ours, or of a diffusers pipeline or motion adapter) or a file (safetensors or PyTorch).
+        base: The image model for files that hold only time: a folder or a file.
+        lora: LoRA files, each perhaps followed by `:scale`.
+
+    Returns:
+        The model, in float32 and evaluation mode.
+
+    Raises:
+        WeightsError: The path holds nothing that is known, or a file is damaged or does not fit.
+    """
+    root = Path(path)
+    return load_folder(root, base)
+
+
+def load_folder(folder: Path, base: str | Path | None) -> LatentVideoModel | ImageToVideoModel:
+    """Load a model folder, or a folder of motion modules on its base."""
+    if (folder / INDEX).is_file():
+        no_base(folder, base)
+        return load_latent_video(folder) if "kineograph" in read_index(folder) else load_pipeline(folder)
+    if (folder / "temporal.json").is_file():
+        return load_motion_folder(folder, load_base(base, folder))
+    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("_class_name") == "MotionAdapter":
+        return load_adapter(folder, load_base(base, folder))
+    read_index(folder)
+    raise AssertionError(folder)
+
+
+def no_base(path: Path, base: str | Path | None) -> None:
+    """Refuse a base beside a checkpoint that holds its own image model.
+
+    Raises:
+        WeightsError: There is one.
+    """
+    if base is not None:
+        raise WeightsError(f"'{path}' is a whole model with its own image network; leave --base out.")
+
+
+def load_base(base: str | Path | None, path: Path) -> ImageModel:
+    """Load the image model beside a checkpoint that holds only time.
+
+    Raises:
+        WeightsError: None is given, or it does not exist.
+    """
+    if base is None:
+        raise WeightsError(
+            f"'{path}' holds only the temporal layers. Give the image model to put them on: --base PATH, a diffusers "
+            "folder or a single file of Stable Diffusion."
+        )
+    root = Path(base)
+    if not root.exists():
+        raise WeightsError(f"--base: there is no file or folder '{root}'.")
+    return load_image_folder(root)
