@@ -22,8 +22,8 @@ from kineograph.metrics.classifier_score import divergences, log_probabilities
 from kineograph.metrics.frechet import frechet_influence
 from kineograph.metrics.kernel import mmd_influence
 
-FLOOR = 0.7
-"""Smallest share of the influence variance kept after the second-order correction; set by simulation of coverage."""
+FRECHET_FLOOR, MMD_FLOOR = 0.7, 0.8
+"""Smallest shares of the influence variance kept after the second-order correction; set by simulation of coverage."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Estimate:
 
 Clusters = tuple[Tensor, Tensor] | None
 """For each side, the clip that each sample belongs to, shape (n,): frames of one clip are not independent."""
+Influence = Callable[[Tensor, Tensor], tuple[float, Tensor, Tensor]]
+"""Maps two samples to a statistic and the influence of each member on it."""
 
 
 def frechet_interval(
@@ -74,15 +76,7 @@ def frechet_interval(
     Raises:
         InputError: As `frechet_distance`.
     """
-    first, second = as_feature_pair(x, y)
-    groups = clusters or (torch.arange(len(first)), torch.arange(len(second)))
-    value, variance = _frechet_variance(first, second, groups)
-    fewest = min(len(g.unique()) for g in groups)
-    halves = _halves(groups, halvings if fewest >= 8 else 0, seed)
-    if halves:
-        cut = lambda i, j: (first[i], second[j], (groups[0][i], groups[1][j]))
-        half = sum(_frechet_variance(*cut(i, j))[1] for i, j in halves) / len(halves)
-        variance = max(1.5 * variance - 0.25 * half, FLOOR * variance)
+    value, variance = _corrected(frechet_influence, *as_feature_pair(x, y), clusters, halvings, seed, FRECHET_FLOOR)
     return _normal(value, variance, level, "influence function, second order corrected by half-samples")
 
 
@@ -94,9 +88,14 @@ def mmd_interval(
     coef: float = 1.0,
     *,
     level: float = 0.95,
+    halvings: int = 2,
+    seed: int = 0,
     clusters: Clusters = None,
 ) -> Estimate:
     """Unbiased squared discrepancy with the error bar of its U-statistic.
+
+    For samples of one distribution the first-order part of the variance vanishes and the second-order part is all there
+    is; the same correction as for the Fréchet distance keeps it from being counted twice.
 
     Args:
         x: Features of shape (n, dimensions).
@@ -105,6 +104,8 @@ def mmd_interval(
         gamma: As in `mmd`.
         coef: As in `mmd`.
         level: Nominal coverage.
+        halvings: Random splits into halves for the correction; 0 leaves it out, which is conservative.
+        seed: Of the splits.
         clusters: Which samples belong together; None takes all as independent.
 
     Returns:
@@ -113,8 +114,9 @@ def mmd_interval(
     Raises:
         InputError: As `mmd`.
     """
-    value, *influences = mmd_influence(x, y, degree, gamma, coef)
-    return _normal(value, _variance(influences, clusters), level, "U-statistic projections")
+    influence = lambda a, b: mmd_influence(a, b, degree, gamma, coef)
+    value, variance = _corrected(influence, *as_feature_pair(x, y), clusters, halvings, seed, MMD_FLOOR)
+    return _normal(value, variance, level, "U-statistic projections, second order corrected by half-samples")
 
 
 def inception_score_interval(p: ArrayLike, *, level: float = 0.95, clusters: Tensor | None = None) -> Estimate:
@@ -224,11 +226,6 @@ def _normal(value: float, variance: float, level: float, method: str) -> Estimat
     return Estimate(value, value - _z(level) * error, value + _z(level) * error, error, level, method)
 
 
-def _variance(influences: list[Tensor], clusters: Clusters) -> float:
-    groups = clusters or tuple(torch.arange(len(psi)) for psi in influences)
-    return sum(_side_variance(psi, group) for psi, group in zip(influences, groups, strict=True))
-
-
 def _side_variance(influence: Tensor, group: Tensor) -> float:
     """Variance of the mean influence, whole clusters being independent; not known from one cluster."""
     _, place = group.unique(return_inverse=True)
@@ -239,9 +236,26 @@ def _side_variance(influence: Tensor, group: Tensor) -> float:
     return float(count / (count - 1) * sums.square().sum() / len(influence) ** 2)
 
 
-def _frechet_variance(x: Tensor, y: Tensor, groups: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    value, *influences = frechet_influence(x, y)
-    return value, _variance(influences, groups)
+def _corrected(
+    influence: Influence, x: Tensor, y: Tensor, clusters: Clusters, halvings: int, seed: int, floor: float
+) -> tuple[float, float]:
+    """Value of a statistic and its variance, V1 + V2 = 1.5 I(n) - 0.25 I(n/2)."""
+    groups = clusters or (torch.arange(len(x)), torch.arange(len(y)))
+    value, variance = _influence_variance(influence, x, y, groups)
+    fewest = min(len(g.unique()) for g in groups)
+    halves = _halves(groups, halvings if fewest >= 8 else 0, seed)
+    if halves:
+        cut = lambda i, j: (x[i], y[j], (groups[0][i], groups[1][j]))
+        half = sum(_influence_variance(influence, *cut(i, j))[1] for i, j in halves) / len(halves)
+        variance = max(1.5 * variance - 0.25 * half, floor * variance)
+    return value, variance
+
+
+def _influence_variance(
+    influence: Influence, x: Tensor, y: Tensor, groups: tuple[Tensor, Tensor]
+) -> tuple[float, float]:
+    value, *psi = influence(x, y)
+    return value, sum(_side_variance(p, group) for p, group in zip(psi, groups, strict=True))
 
 
 def _halves(groups: tuple[Tensor, Tensor], halvings: int, seed: int) -> list[tuple[Tensor, Tensor]]:

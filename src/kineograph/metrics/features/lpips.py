@@ -133,7 +133,7 @@ def _width(stage: nn.Sequential) -> int:
 def _kind(state: dict[str, Tensor], path: Path) -> str:
     """Tell AlexNet and VGG-16 apart by the first convolution."""
     shape = tuple(state["0.weight"].shape) if "0.weight" in state else ()
-    kinds = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
+    kinds: dict[tuple[int, ...], str] = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
     if shape not in kinds:
         raise WeightsError(
             f"{path} is neither torchvision's AlexNet nor its VGG-16 (features.0.weight: {list(shape) or 'missing'}). "
