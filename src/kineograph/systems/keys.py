@@ -66,6 +66,7 @@ class KeyMap:
         rest: What happens to a key that no pair matches: `"keep"` it as it is, or it is an `"error"`.
         tables: Foreign position tables, which are computed here: dropped on the way in, made on the way out.
         pointwise: Foreign prefixes whose weights are convolutions of one place where ours are linear: `(out, in, 1)`.
+        pointwise_axes: Axes of these convolutions: 2 for `(out, in, 1, 1)`.
         what: Name of the foreign layout, for messages.
     """
 
@@ -73,18 +74,20 @@ class KeyMap:
     rest: str = "keep"
     tables: Sequence[PositionTable] = ()
     pointwise: Sequence[str] = ()
+    pointwise_axes: int = 1
     what: str = "foreign"
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename foreign weights to ours."""
         kept = {key: value for key, value in state_dict.items() if not any(key.endswith(t.name) for t in self.tables)}
-        kept = {key: value[..., 0] if self._is_pointwise(key) else value for key, value in kept.items()}
+        kept = {key: value.flatten(1) if self._is_pointwise(key) else value for key, value in kept.items()}
         return self._rename(kept, self._forward)
 
     def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename our weights to the foreign layout."""
         renamed = self._rename(state_dict, self._backward)
-        renamed = {key: value[..., None] if self._is_pointwise(key) else value for key, value in renamed.items()}
+        ones = (1,) * self.pointwise_axes
+        renamed = {k: v.reshape(v.shape + ones) if self._is_pointwise(k) else v for k, v in renamed.items()}
         return renamed | {name: table for kind in self.tables for name, table in kind.of(renamed).items()}
 
     def _is_pointwise(self, key: str) -> bool:

@@ -49,12 +49,13 @@ class LDMPlaces:
         return [*nest(self.resnets, RESNET), *self.attentions, *self.samplers, *ENDS]
 
 
-def ldm_places(image: Mapping[str, Any], bare_downsampler: bool = False) -> LDMPlaces:
-    """Return where the blocks of a U-Net with a temporal module after each spatial transformer are.
+def ldm_places(image: Mapping[str, Any], bare_downsampler: bool = False, temporal_modules: bool = True) -> LDMPlaces:
+    """Return where the blocks of a U-Net are.
 
     Args:
         image: Configuration of diffusers' `UNet2DConditionModel`.
         bare_downsampler: Downsampling is `input_blocks.N.op` as in ModelScope, not `input_blocks.N.0.op`.
+        temporal_modules: A temporal module follows each spatial transformer and shifts what comes after.
     """
     places = LDMPlaces([], [], [], [])
     levels, layers = len(image["down_block_types"]), image["layers_per_block"]
@@ -68,13 +69,14 @@ def ldm_places(image: Mapping[str, Any], bare_downsampler: bool = False) -> LDMP
             places.samplers.append((theirs, f"down_blocks.{level}.downsamplers.0.conv."))
             number += 1
     _add(places, "middle_block.", "mid_block.", 0, True)
-    places.resnets.append(("middle_block.3.", "mid_block.resnets.1."))
+    after = 3 if temporal_modules else 2
+    places.resnets.append((f"middle_block.{after}.", "mid_block.resnets.1."))
     for level, kind in enumerate(image["up_block_types"]):
         for layer in range(layers + 1):
             number = level * (layers + 1) + layer
             _add(places, f"output_blocks.{number}.", f"up_blocks.{level}.", layer, "Attn" in kind)
         if level < levels - 1:
-            place = 3 if "Attn" in kind else 1
+            place = after if "Attn" in kind else 1
             places.samplers.append((f"output_blocks.{number}.{place}.conv.", f"up_blocks.{level}.upsamplers.0.conv."))
     return places
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
-from kineograph.systems.keys import RES_BLOCK_KEYS, VIDEO_BLOCK_KEYS, KeyMap, nest
+from kineograph.systems.svd_keys import diffusers_keys, original_keys
 from kineograph.temporal.plan import Placement, Plan
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class SVDConfig:
     Attributes:
         image: Arguments of diffusers' `UNet2DConditionModel`; used only where no image network is given.
         head_dim: Width of a temporal attention head (`num_head_channels` 64).
+        num_frames: Frames it was trained at; no layer depends on it.
         mix: First value of every mix factor, whose sigmoid is the share of the image network (`merge_factor` 0.5).
         window: Frames attend to frames at most so far away; None: to all, as in SVD.
         single_frame: `"run"`: temporal blocks also see clips of one frame; `"skip"`: one frame is an image.
@@ -69,6 +70,7 @@ class SVDConfig:
 
     image: Mapping[str, Any] = field(default_factory=_image_network)
     head_dim: int = 64
+    num_frames: int = 14
     mix: float = 0.5
     window: int | None = None
     single_frame: Literal["run", "skip"] = "run"
@@ -97,7 +99,10 @@ def build(config: SVDConfig, image_unet: Any = None) -> VideoUNet:
 
 
 PRESETS = {
-    "published": SVDConfig(),
+    "published": SVDConfig(),  # img2vid
+    "xt": SVDConfig(num_frames=25),  # img2vid-xt
+    "text": SVDConfig(image=_image_network(in_channels=4)),  # text-to-video, before it is finetuned on pictures
+    "interpolation": SVDConfig(image=_image_network(in_channels=9), num_frames=5),  # two frames given, and a mask
     "tiny": SVDConfig(
         image=_image_network(
             sample_size=8,
@@ -113,32 +118,41 @@ PRESETS = {
     ),
 }
 
-_BLOCKS = ("down_blocks.{b}.", "up_blocks.{b}.", "mid_block.")
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        frames: Frames per clip.
+        height: Pixels.
+        width: Pixels.
+        iterations: Steps; None where only the order of the stages is known here.
+        batch: Clips per step; None likewise.
+        sigma_mean: Mean of log sigma (P_mean).
+        sigma_std: Deviation of log sigma (P_std).
+        given: What the network is given beside noise; it decides the channels of its input, 4, 8 or 9.
+    """
+
+    frames: int
+    height: int
+    width: int
+    iterations: int | None
+    batch: int | None
+    sigma_mean: float
+    sigma_std: float
+    given: Literal["text", "picture", "frames"]
 
 
-def diffusers_keys(image: Mapping[str, Any]) -> KeyMap:
-    """Return the map between diffusers' `UNetSpatioTemporalConditionModel` and ours, for one block per attention."""
-    resnets = [(f"{block}resnets.{{j}}.", f"{block}resnets.{{j}}.") for block in _BLOCKS]
-    attentions = [(f"{block}attentions.{{j}}.", f"{block}attentions.{{j}}.") for block in _BLOCKS]
-    in_resnet = [
-        *nest([("temporal_res_block.", "temporal.")], RES_BLOCK_KEYS),
-        ("time_mixer.", "temporal.blend."),
-        ("spatial_res_block.", ""),
-    ]
-    in_attention = [
-        *nest([("temporal_transformer_blocks.0.", "transformer_blocks.0.temporal.")], VIDEO_BLOCK_KEYS),
-        ("time_pos_embed.linear_1.", "transformer_blocks.0.temporal.index.0."),
-        ("time_pos_embed.linear_2.", "transformer_blocks.0.temporal.index.2."),
-        ("time_mixer.", "transformer_blocks.0.temporal.blend."),
-    ]
-    return KeyMap(
-        pairs=(
-            *nest(resnets, in_resnet),
-            *nest(attentions, in_attention),
-            ("add_embedding.", "class_embedding."),
-        ),
-        what="UNetSpatioTemporalConditionModel",
-    )
+STAGES = {
+    "pretraining-low": Stage(14, 256, 384, 150_000, 1536, 0.7, 1.6, "text"),
+    "pretraining": Stage(14, 320, 576, 100_000, 768, 0.7, 1.6, "text"),
+    "finetuning-picture": Stage(14, 576, 1024, None, None, 0.7, 1.6, "picture"),
+    "finetuning-picture-xt": Stage(25, 576, 1024, None, None, 1.0, 1.6, "picture"),
+    "interpolation": Stage(5, 576, 1024, 10_000, None, 0.7, 1.6, "frames"),
+}
+"""The stages as reviews of the paper (section 4, appendix D) quote them; the noise of the text stages is that of the
+finetuning. No training code was released to check them against."""
 
 
 SYSTEM = System(
@@ -147,7 +161,7 @@ SYSTEM = System(
     config=SVDConfig,
     presets=PRESETS,
     builder=build,
-    key_maps={"diffusers": diffusers_keys},
+    key_maps={"diffusers": diffusers_keys, "original": original_keys},
     process=Process(prediction="svd"),  # continuous: EDM v-scaling, sigma 0.002 to 700
     sampling=Sampling(sampler="euler", steps=25, guidance=3.0, frames=14, fps=7, height=576, width=1024),
 )

@@ -26,15 +26,18 @@ class Blend(nn.Module):
 
     Args:
         initial: First value of `mix_factor` (0.5 in the authors' code); a large value leaves the image network alone.
+        weighs: What alpha is the share of; in SVD's decoder `"temporal"` (`temporal_ae.py`).
     """
 
-    def __init__(self, initial: float = 0.5):
+    def __init__(self, initial: float = 0.5, weighs: Literal["spatial", "temporal"] = "spatial"):
         super().__init__()
         self.mix_factor = nn.Parameter(torch.full((1,), float(initial)))
+        self.weighs = weighs
 
     def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
         """Mix two tensors of one shape."""
-        return torch.lerp(temporal, spatial, torch.sigmoid(self.mix_factor).to(spatial.dtype))
+        alpha = torch.sigmoid(self.mix_factor).to(spatial.dtype)
+        return torch.lerp(temporal, spatial, alpha if self.weighs == "spatial" else 1 - alpha)
 
 
 class TemporalResBlock(TemporalLayer):
@@ -44,35 +47,45 @@ class TemporalResBlock(TemporalLayer):
 
     Args:
         channels: Channels of the feature map.
-        temb_channels: Width of the timestep embedding.
+        temb_channels: Width of the timestep embedding; None: the network has none, as an autoencoder.
         norm_groups: Groups of the norms.
         eps: Added to the variances (1e-5 in the authors' code; diffusers has 1e-6 in some blocks).
         mix: First value of the mix factor.
+        weighs: Which side the mix factor weighs, see `Blend`.
     """
 
     uses: ClassVar[Literal["", "temb", "context"]] = "temb"
 
-    def __init__(self, channels: int, temb_channels: int, norm_groups: int = 32, eps: float = 1e-5, mix: float = 0.5):
+    def __init__(
+        self,
+        channels: int,
+        temb_channels: int | None,
+        norm_groups: int = 32,
+        eps: float = 1e-5,
+        mix: float = 0.5,
+        weighs: Literal["spatial", "temporal"] = "spatial",
+    ):
         super().__init__()
         groups = divisor(channels, norm_groups)
         self.norm1 = nn.GroupNorm(groups, channels, eps)
         self.enter = FrameConv(channels, channels)
-        self.level = nn.Linear(temb_channels, channels)
+        self.level = nn.Linear(temb_channels, channels) if temb_channels else None
         self.norm2 = nn.GroupNorm(groups, channels, eps)
         self.leave = zero(FrameConv(channels, channels))
-        self.blend = Blend(mix)
+        self.blend = Blend(mix, weighs)
 
-    def forward(self, x: Tensor, num_frames: int, temb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_frames: int, temb: Tensor | None = None) -> Tensor:
         """Map folded frames `(batch * frames, channels, height, width)` to the same shape.
 
         Args:
             x: Folded frames.
             num_frames: Frames per clip.
-            temb: Timestep embedding `(batch * frames, temb_channels)`.
+            temb: Timestep embedding `(batch * frames, temb_channels)`, where the layer takes one.
         """
         clip = rearrange(x, "(b f) c h w -> b c f (h w)", f=num_frames)
-        level = rearrange(self.level(F.silu(temb)), "(b f) c -> b c f 1", f=num_frames)
-        hidden = self.enter(F.silu(self.norm1(clip))) + level
+        hidden = self.enter(F.silu(self.norm1(clip)))
+        if self.level is not None and temb is not None:
+            hidden = hidden + rearrange(self.level(F.silu(temb)), "(b f) c -> b c f 1", f=num_frames)
         hidden = clip + self.leave(F.silu(self.norm2(hidden)))
         return self.blend(x, rearrange(hidden, "b c f (h w) -> (b f) c h w", h=x.shape[2]))
 

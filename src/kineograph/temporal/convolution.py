@@ -66,3 +66,25 @@ class TemporalConvolution(TemporalLayer):
         for stage in self.stages:
             clip = stage(clip)
         return x + rearrange(clip, "b c f (h w) -> (b f) c h w", h=x.shape[2])
+
+
+class TemporalOutput(TemporalLayer):
+    """A (3, 1, 1) convolution that takes the place of what the image network puts out (SVD's decoder, `AE3DConv`).
+
+    Differs from the authors' code: there it starts at random; here as the identity.
+
+    Args:
+        channels: Channels of the output.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = FrameConv(channels, channels)
+        nn.init.dirac_(self.conv.weight)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """Map folded frames `(batch * frames, channels, height, width)` to the same shape."""
+        clip = rearrange(x, "(b f) c h w -> b c f (h w)", f=num_frames)
+        return rearrange(self.conv(clip), "b c f (h w) -> (b f) c h w", h=x.shape[2])

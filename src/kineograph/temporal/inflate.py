@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.temporal.attention import TemporalTransformer
 from kineograph.temporal.blend import TemporalResBlock, TemporalVideoBlock
-from kineograph.temporal.convolution import TemporalConvolution
+from kineograph.temporal.convolution import TemporalConvolution, TemporalOutput
 from kineograph.temporal.cross_frame import CrossFrameProcessor
 from kineograph.temporal.frames import carry_clip_through_checkpoints, current_clip
 from kineograph.temporal.layer import TemporalLayer, run_layer
@@ -35,6 +35,7 @@ LAYERS: Mapping[str, Callable[..., TemporalLayer]] = {
     "temporal_rotary_attention": TemporalRotaryAttention,
     "temporal_res_block": TemporalResBlock,
     "temporal_video_block": TemporalVideoBlock,
+    "temporal_output": TemporalOutput,
 }
 """The layers a plan can name. Each takes `channels` first."""
 
@@ -45,7 +46,7 @@ def inflate(network: Network, plan: Plan) -> Network:
     """Add temporal layers to an image network, in place.
 
     Args:
-        network: A diffusers U-Net (`UNet2DConditionModel`, `UNet2DModel`) or ControlNet.
+        network: A diffusers U-Net (`UNet2DConditionModel`, `UNet2DModel`), ControlNet or autoencoder's decoder.
         plan: What goes where.
 
     Returns:
@@ -124,8 +125,8 @@ def strip(network: Network) -> Network:
 
 def hook_points(network: nn.Module, placement: Placement) -> Iterator[nn.Module]:
     """Yield the modules after which a placement's layers run, in the order of the forward pass."""
-    if placement.at == "conv_in":
-        yield network.get_submodule("conv_in")
+    if placement.at in ("conv_in", "conv_out"):
+        yield network.get_submodule(placement.at)
         return
     for block in _blocks(network, placement.parts):
         yield from _AT[placement.at](block)
@@ -230,7 +231,8 @@ def _run_after(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], ou
 
 def _run_after_with_temb(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
     temb = kwargs["temb"] if "temb" in kwargs else args[1]
-    return _on_tensor(output, lambda x: run_layer(module.temporal, x, temb))
+    extra = () if temb is None else (temb,)
+    return _on_tensor(output, lambda x: run_layer(module.temporal, x, *extra))
 
 
 def _run_after_with_context(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 from kineograph.errors import InputError, unknown
 
-Point = Literal["conv_in", "resnet", "attention", "pair", "transformer_block", "before_feed_forward"]
-"""After `conv_in`; after every ResNet block; after every spatial attention; once after each (ResNet, attention) pair,
-or after the ResNet where a block has no attention; after every transformer block inside a spatial attention; inside
-each such block, after its attentions."""
+Point = Literal["conv_in", "conv_out", "resnet", "attention", "pair", "transformer_block", "before_feed_forward"]
+"""After `conv_in` or `conv_out`; after every ResNet block; after every spatial attention; once after each (ResNet,
+attention) pair, or after the ResNet where a block has no attention; after every transformer block inside a spatial
+attention; inside each such block, after its attentions."""
 
 Part = Literal["down", "mid", "up"]
 
@@ -27,7 +27,7 @@ class Placement:
         at: The hook point.
         layer: Name of a layer in `kineograph.temporal.inflate.LAYERS`.
         options: Arguments of the layer beside the channels, which the place determines.
-        parts: Parts of the network that take it; without meaning for `conv_in`.
+        parts: Parts of the network that take it; without meaning for `conv_in` and `conv_out`.
     """
 
     at: Point

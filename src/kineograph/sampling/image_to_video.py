@@ -1,0 +1,247 @@
+"""From a picture to a clip: Stable Video Diffusion's sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kineograph.diffusion.guidance import classifier_free, linear_frame_scale
+from kineograph.diffusion.noise import iid
+from kineograph.errors import InputError
+from kineograph.models.devices import best_device
+from kineograph.models.image_to_video import ImageCondition, ImageToVideoModel, augmentation_noise
+from kineograph.sampling.generate import MAX_SEED, Progress, check_finite
+from kineograph.sampling.generate import _autocast as autocast
+from kineograph.sampling.generate import _versions as versions
+from kineograph.video import Video
+
+Picture = Any  # a path, a PIL image, a Video (its first frame), or a tensor (3, height, width) in [-1, 1]
+
+
+class ImageToVideo:
+    """A loaded image-to-video model.
+
+    Args:
+        parts: Network, autoencoder, image encoder and settings.
+
+    Example:
+        `load_image_to_video("svd-xt").generate("rocket.png", seed=0).save("rocket.mp4")`
+    """
+
+    def __init__(self, parts: ImageToVideoModel) -> None:
+        self.parts = parts
+
+    @property
+    def settings(self):
+        """How the model wants to be used: size, frames, steps, guidance."""
+        return self.parts.settings
+
+    def generate(
+        self,
+        image: Picture,
+        *,
+        seed: int = 0,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        min_guidance_scale: float | None = None,
+        max_guidance_scale: float | None = None,
+        fps: int | None = None,
+        motion_bucket_id: int | None = None,
+        noise_aug_strength: float | None = None,
+        decode_chunk_size: int | None = None,
+        precision: str = "auto",
+        callback: Progress | None = None,
+    ) -> Video:
+        """Make a clip that starts at a picture.
+
+        Args:
+            image: A file, a PIL image, a Video (its first frame is taken) or a tensor `(3, height, width)` in [-1, 1].
+                It is cut at the centre to the clip's proportions; diffusers stretches it.
+            seed: From 0 to 2**63 - 1.
+            num_frames: Frames; None takes the trained number.
+            height: Pixels; None takes the trained size.
+            width: Pixels.
+            num_inference_steps: Steps of the sampler, 1 to 1000.
+            min_guidance_scale: Guidance at the first frame; grows linearly to `max_guidance_scale` at the last.
+            max_guidance_scale: 1 is no guidance.
+            fps: Frames per second, told to the network and written into the clip.
+            motion_bucket_id: Amount of motion, 0 to 255.
+            noise_aug_strength: Deviation of the noise added to the picture; more leaves the network more freedom.
+            decode_chunk_size: Frames decoded at once.
+            precision: `"auto"`, `"bf16"` or `"fp32"`.
+            callback: Called after each step.
+
+        Returns:
+            The clip; seed and settings are in `Video.metadata`.
+
+        Raises:
+            InputError: There is no picture, or a value is out of range.
+            KineographError: The network produced values that are not finite.
+        """
+        own = self.settings
+        options: dict[str, Any] = {
+            "num_frames": own.num_frames if num_frames is None else num_frames,
+            "height": own.height if height is None else height,
+            "width": own.width if width is None else width,
+            "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            "min_guidance_scale": own.min_guidance_scale if min_guidance_scale is None else min_guidance_scale,
+            "max_guidance_scale": own.max_guidance_scale if max_guidance_scale is None else max_guidance_scale,
+            "fps": own.fps if fps is None else fps,
+            "motion_bucket_id": own.motion_bucket_id if motion_bucket_id is None else motion_bucket_id,
+            "noise_aug_strength": own.noise_aug_strength if noise_aug_strength is None else noise_aug_strength,
+        }
+        check_options(options, seed, own.num_frames)
+        chunk = own.decode_chunk_size if decode_chunk_size is None else decode_chunk_size
+        with autocast(self.parts.device, precision):
+            latents = sample_latents(self.parts, image, seed, options, callback)
+            check_finite(latents, "the denoiser")
+            frames = check_finite(self.parts.autoencoder.decode(latents, chunk)[0].float(), "the decoder")
+        made = {"model": own.name, "seed": seed, **options, "versions": versions()}
+        return Video(frames.cpu(), float(options["fps"]), metadata=made)
+
+
+def sample_latents(
+    parts: ImageToVideoModel, image: Picture, seed: int, options: dict[str, Any], callback: Progress | None = None
+) -> Tensor:
+    """Sample the latents `(1, frames, channels, height, width)` of one clip."""
+    shape = parts.latent_shape(options["num_frames"], options["height"], options["width"])
+    condition = picture_condition(parts, image, seed, options)
+    noise = iid(shape, [seed]).to(parts.device)
+    return sample_from(parts, condition, noise, options, callback)
+
+
+def sample_from(
+    parts: ImageToVideoModel,
+    condition: ImageCondition,
+    noise: Tensor,
+    options: dict[str, Any],
+    callback: Progress | None = None,
+) -> Tensor:
+    """Sample latents from given standard normal noise `(batch, frames, channels, height, width)`.
+
+    Guidance grows from frame to frame (Blattmann et al. 2023, arXiv:2311.15127, appendix D).
+    """
+    low, high = options["min_guidance_scale"], options["max_guidance_scale"]
+    scale = linear_frame_scale(noise.shape[1], low, high).to(noise.device) if high != 1 or low != 1 else 1.0
+    guided = classifier_free(parts.denoiser(), condition, condition.unconditional(), scale)
+    return parts.plan.sample(guided, noise, options["num_inference_steps"], callback=callback)
+
+
+def picture_condition(parts: ImageToVideoModel, image: Picture, seed: int, options: dict[str, Any]) -> ImageCondition:
+    """Encode a picture for the network, with the noise that its clip's seed adds to it."""
+    first, original = prepare_picture(image, options["height"], options["width"])
+    first, original = first.to(parts.device), original.to(parts.device)
+    return parts.condition(
+        first,
+        options["num_frames"],
+        noise=augmentation_noise(first, [seed]),
+        fps=[options["fps"]],
+        motion_bucket_id=[options["motion_bucket_id"]],
+        noise_aug_strength=[options["noise_aug_strength"]],
+        pictures=original,
+    )
+
+
+def prepare_picture(image: Picture, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return a picture in the size of the clip, and its uncut pixels of the same proportions for the image encoder.
+
+    Args:
+        image: See `ImageToVideo.generate`.
+        height: Of the clip, pixels.
+        width: Of the clip, pixels.
+
+    Returns:
+        `(1, 3, height, width)` and `(1, 3, any, any)`, both in [-1, 1].
+
+    Raises:
+        InputError: It is no picture.
+        MediaError: The file cannot be read.
+    """
+    from PIL.Image import Resampling
+
+    picture = _as_pil(image)
+    cut = picture.crop(centre_box(picture.width, picture.height, width, height))
+    small = cut if cut.size == (width, height) else cut.resize((width, height), Resampling.LANCZOS)
+    return _as_tensor(small), _as_tensor(cut)
+
+
+def centre_box(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int, int, int]:
+    """Return the largest centred box (left, top, right, bottom) of the wanted proportions."""
+    box_width = min(width, max(1, round(height * to_width / to_height)))
+    box_height = min(height, max(1, round(width * to_height / to_width)))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def _as_pil(image: Picture) -> Any:
+    from PIL.Image import Image, alpha_composite, fromarray, new
+
+    if image is None:
+        raise InputError("An image-to-video model starts from a picture: give one, such as image='photo.png'.")
+    if isinstance(image, str | Path):
+        image = Video.read(image, num_frames=1)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise InputError(f"A picture is (3, height, width) in [-1, 1]; got {tuple(image.shape)}.")
+        image = Video(image[None].float().cpu(), 1.0)
+    if isinstance(image, Video):
+        image = fromarray(image.to_uint8()[0])
+    if not isinstance(image, Image):
+        raise InputError(f"A picture is a path, a PIL image, a Video or a tensor, not a {type(image).__name__}.")
+    if image.mode in ("RGB", "L"):
+        return image.convert("RGB")
+    backdrop = new("RGBA", image.size, "white")  # transparent pictures stand before white, as `Video.over` does
+    return alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
+
+
+def _as_tensor(picture: Any) -> Tensor:
+    import numpy as np
+
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32))
+    return pixels.permute(2, 0, 1)[None] / 255 * 2 - 1
+
+
+def check_options(options: dict[str, Any], seed: int, trained_frames: int) -> None:
+    """Refuse what cannot be sampled, in the words of the flags.
+
+    Raises:
+        InputError: Names the flag, what was given and what is allowed.
+    """
+    limits: Sequence[tuple[str, float, float]] = (
+        ("num_inference_steps", 1, 1000),
+        ("num_frames", 1, 4 * trained_frames),
+        ("min_guidance_scale", 0, 100),
+        ("max_guidance_scale", 0, 100),
+        ("height", 1, 8192),
+        ("width", 1, 8192),
+    )
+    for name, low, high in limits:
+        if not low <= options[name] <= high:
+            raise InputError(f"--{name.replace('_', '-')} must be from {low:g} to {high:g}, not {options[name]}.")
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"--seed must be from 0 to 2**63 - 1, not {seed}.")
+
+
+def load_image_to_video(
+    directory: str | Path, *, device: str | torch.device | None = None, norms: Any = "original"
+) -> ImageToVideo:
+    """Load a Stable Video Diffusion folder of diffusers or of ours.
+
+    Args:
+        directory: Folder with `model_index.json`.
+        device: Where to put it; None takes the accelerator if there is one.
+        norms: See `load_stable_video_diffusion`.
+
+    Raises:
+        WeightsError: A file is missing, or a configuration or weights do not fit.
+    """
+    from kineograph.systems.svd_folder import load_stable_video_diffusion
+
+    parts = load_stable_video_diffusion(directory, norms=norms)
+    return ImageToVideo(parts.to(torch.device(device) if device is not None else best_device()))
