@@ -8,7 +8,7 @@ import pytest
 from fabricated import CONFIG, caption_rows, output, scores, source, write_part
 
 from kineograph.curation import rows
-from kineograph.curation.catalogue import Catalogue, write_table
+from kineograph.curation.catalogue import Catalogue
 from kineograph.errors import DataError, InputError
 
 
@@ -108,10 +108,3 @@ def test_an_output_without_clips_has_empty_tables(out):
     with Catalogue(out) as catalogue:
         assert catalogue.clips() == []
         assert len(catalogue.axis("motion_mean")) == 0
-
-
-def test_tables_are_the_same_bytes_twice(tmp_path):
-    table = [{"a": "x", "n": 1}, {"a": "y", "n": None}]
-    files = [write_table(tmp_path / name, table, {"a": "string", "n": "int64"}) for name in ("1.parquet", "2.parquet")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert not list(tmp_path.glob("*.part"))

@@ -66,4 +66,4 @@ def test_it_is_the_same_at_every_size():
     large = np.stack([np.asarray(Image.fromarray(f).resize((640, 360), Image.Resampling.BICUBIC)) for f in strip])
     small, big = (Overlay().score(s)["overlay"] for s in (strip, large))
     assert big == pytest.approx(small, rel=0.35)
-    assert len(Overlay().fingerprint) == 20
+    assert len(Overlay().fingerprint) == 16

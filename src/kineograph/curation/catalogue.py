@@ -11,7 +11,6 @@ score columns beside them.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -213,19 +212,3 @@ def _configured(out: Path, *keys: str) -> str | None:
     for key in ("fingerprints", *keys):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, str) else None
-
-
-def write_table(file: Path, table: list[dict[str, Any]], columns: dict[str, str]) -> Path:
-    """Write rows as Parquet, under a temporary name first.
-
-    Args:
-        file: The file to write.
-        table: The rows.
-        columns: Arrow type by column name, see `rows.schema_of`.
-    """
-    pa, parquet = require("pyarrow", "curation"), require("pyarrow.parquet", "curation")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    parquet.write_table(pa.Table.from_pylist(table, rows.schema_of(columns)), part)
-    part.replace(file)
-    return file

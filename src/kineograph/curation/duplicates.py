@@ -218,7 +218,9 @@ def find(out: str | Path, *, radius: int = DEFAULT_RADIUS) -> Duplicates:
         out: Folder that `kineograph curate` wrote.
         radius: See `near_pairs`.
     """
-    from kineograph.curation.catalogue import Catalogue, write_table
+    from kineograph.curation.catalogue import Catalogue
+    from kineograph.curation.parts import write_part
+    from kineograph.curation.rows import schema_of
 
     with Catalogue(out) as catalogue:
         clips = catalogue.query(
@@ -226,5 +228,5 @@ def find(out: str | Path, *, radius: int = DEFAULT_RADIUS) -> Duplicates:
         )
     found = duplicates_among(clips, radius)
     columns = {"clip_id": "string", "duplicate_of": "string", "kind": "string", "distance": "int64"}
-    write_table(Path(out) / DUPLICATES_FILE, found.rows, columns)
+    write_part(Path(out) / DUPLICATES_FILE, found.rows, schema_of(columns))
     return found

@@ -10,11 +10,11 @@ Three frames see marks of some contrast. They cannot tell a mark from an object 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 
+from kineograph.curation.ids import fingerprint
 from kineograph.errors import require
 
 VERSION = 1
@@ -41,8 +41,7 @@ class Overlay:
     @property
     def fingerprint(self) -> str:
         """Of code and constants."""
-        text = f"overlay {VERSION} {LONG_SIDE} {EDGE} {AGREEMENT} {CHANGE} {SURROUND} {FEWEST_CHANGED}"
-        return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+        return fingerprint("overlay", VERSION, [LONG_SIDE, EDGE, AGREEMENT, CHANGE, SURROUND, FEWEST_CHANGED])
 
     def score(self, strip: np.ndarray, row: dict[str, Any] | None = None) -> dict[str, float | None]:
         """Return the overlay's area.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kineograph.curation.catalogue import Catalogue, write_table
-from kineograph.curation.rows import SELECTIONS
+from kineograph.curation.catalogue import Catalogue
+from kineograph.curation.parts import place_text, write_part
+from kineograph.curation.rows import SELECTIONS, schema_of
 from kineograph.errors import DataError, InputError, unknown
 
 Operator = Literal[">=", "<=", "is none"]
@@ -324,11 +324,8 @@ def _store(out: Path, selection: Selection, ids: np.ndarray, keep: np.ndarray, p
         {"clip_id": str(one), "kept": bool(ok), "failed": why} for one, ok, why in zip(ids, keep, reasons, strict=True)
     ]
     columns = {"clip_id": "string", "kept": "bool", "failed": "list<string>"}
-    write_table(folder / f"{selection.name}.parquet", table, columns)
-    file = folder / f"{selection.name}.json"
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(selection.to_json(), indent=2) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_part(folder / f"{selection.name}.parquet", table, schema_of(columns))
+    place_text(folder / f"{selection.name}.json", json.dumps(selection.to_json(), indent=2) + "\n")
 
 
 def _name(name: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from kineograph.curation.ids import fingerprint
 from kineograph.errors import InputError, require
 
 MAX_SIDE = 640
@@ -46,8 +47,7 @@ class TextArea:
     def fingerprint(self) -> str:
         """Of code, size, library and model file."""
         require("rapidocr", "curation")
-        text = f"text_area {VERSION} {self.max_side} {metadata.version('rapidocr')} {_model_hash()}"
-        return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+        return fingerprint("text_area", VERSION, [self.max_side, metadata.version("rapidocr"), _model_hash()])
 
     def score(self, strip: np.ndarray, row: dict[str, Any] | None = None) -> dict[str, float]:
         """Return the largest text area of the frames.
