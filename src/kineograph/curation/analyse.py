@@ -1,0 +1,411 @@
+"""The single decode: cuts, motion, damage, and the pictures that strips are made of, from one pass over a film.
+
+Frames are judged by their own time stamps. A damaged frame makes everything up to the next clean keyframe a hole,
+because decoders conceal damage and carry it on without a word; films are never refused for a hole, only cut there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kineograph.curation.cuts import SMALL, Cascade, CutConfig
+from kineograph.curation.motion import Motion, MotionConfig, flow_size
+from kineograph.curation.opencv import cv2
+from kineograph.curation.probe import Limits, Probe, Rejected, check_file, examine, footage
+from kineograph.curation.strips import decode, encode, fitted
+
+VERSION = 1
+FAST_BILINEAR, AREA = 1, 32
+"""FFmpeg's SWS_FAST_BILINEAR and SWS_AREA."""
+
+_STRIP_FPS = 2.0
+_KEYFRAME_SECONDS = 0.25
+
+Alive = Callable[[float], None]
+"""Called now and then with the seconds of film done, so that a supervisor can tell work from a hang."""
+
+
+@dataclass(frozen=True)
+class DamageConfig:
+    """When damage makes a film unusable.
+
+    Attributes:
+        corrupt_share: Share of damaged frames above which a film is `corrupt` and gives no clips.
+        missing_seconds: Seconds by which a film may end before its header's length; beyond, it is `truncated`.
+        missing_share: The same as a share of the length; the larger of both counts.
+    """
+
+    corrupt_share: float = 0.05
+    missing_seconds: float = 0.5
+    missing_share: float = 0.01
+
+
+@dataclass
+class Analysis:
+    """What one pass over a film found. Positions are pts; intervals are half open.
+
+    Attributes:
+        status: `"ok"`, `"truncated"` or `"corrupt"`.
+        reason: Why.
+        width: Displayed width of the first frame.
+        height: Displayed height.
+        rotation: Clockwise degrees of display.
+        pixel_format: Of the first frame.
+        interlaced: Frames that hold two fields; they stay woven.
+        pts: Time stamp of each good frame, ascending.
+        checks: CRC-32 of each good frame's miniature, to compare clips with.
+        end_pts: pts at which the last good frame ends.
+        hard_cuts: First frame after each hard cut.
+        gradual: Gradual transitions.
+        holes: Damaged stretches.
+        sizes: `[pts, width, height]` from where the film has another displayed size.
+        corrupt_frames: Frames that the decoder marked as damaged.
+        flow_from: First picture of each flow pair.
+        flow_to: Second picture of each flow pair.
+        flow: Mean magnitude of each pair, in units of the short side.
+        flow_size: `"widthxheight"` of the pictures for flow.
+    """
+
+    status: str = "ok"
+    reason: str = ""
+    width: int = 0
+    height: int = 0
+    rotation: int = 0
+    pixel_format: str = ""
+    interlaced: int = 0
+    pts: list[int] = field(default_factory=list)
+    checks: list[int] = field(default_factory=list)
+    end_pts: int = 0
+    hard_cuts: list[int] = field(default_factory=list)
+    gradual: list[list[int]] = field(default_factory=list)
+    holes: list[list[int]] = field(default_factory=list)
+    sizes: list[list[int]] = field(default_factory=list)
+    corrupt_frames: int = 0
+    flow_from: list[int] = field(default_factory=list)
+    flow_to: list[int] = field(default_factory=list)
+    flow: list[float] = field(default_factory=list)
+    flow_size: str = ""
+
+    @property
+    def pairs(self) -> list[tuple[int, int, float]]:
+        """The flow pairs as `motion.scores` takes them."""
+        return list(zip(self.flow_from, self.flow_to, self.flow, strict=True))
+
+
+class Damage(Exception):
+    """A packet that could not be decoded, or a container that could not be read on."""
+
+
+def decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield a stream's frames in display order, and a `Damage` in the place of each packet that cannot be decoded."""
+    context = stream.codec_context
+    if not context.is_open:
+        context.thread_count, context.thread_type = 1, "NONE"  # FFmpeg 7.1.0 deadlocks in HEVC threads (PyAV #1962).
+    source = container.demux(stream)
+    while True:
+        try:
+            packet = next(source)
+        except StopIteration:
+            return
+        except Exception as error:
+            yield Damage(str(error))
+            yield from _flushed(context)
+            return
+        try:
+            yield from packet.decode()
+        except Exception as error:
+            yield Damage(str(error))
+
+
+def _flushed(context: Any) -> Iterator[Any]:
+    try:
+        yield from context.decode(None)
+    except Exception as error:
+        yield Damage(str(error))
+
+
+class Clock:
+    """Give each frame the pts that orders it; containers without presentation times are counted by decoding time."""
+
+    def __init__(self, facts: Probe) -> None:
+        self.by_dts = facts.by_dts
+        base = Fraction(facts.time_base)
+        self.step = max(round(1 / (Fraction(facts.rate or 25).limit_denominator(100000) * base)), 1)
+        self.last: int | None = None
+
+    def __call__(self, frame: Any) -> int | None:
+        """Return the frame's pts, or None where it does not come after the one before."""
+        stamp = frame.dts if self.by_dts or frame.pts is None else frame.pts
+        if stamp is None:
+            stamp = 0 if self.last is None else self.last + self.step
+        if self.last is not None and stamp <= self.last:
+            return None
+        self.last = stamp
+        return stamp
+
+
+class Album:
+    """Pictures of a film in a file on disk, found by pts: memory does not grow with the film."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w+b")
+        self.pts, self.places = array("q"), array("q")
+
+    def add(self, pts: int, picture: np.ndarray) -> None:
+        """Append a BGR picture, uint8 (height, width, 3); pts ascend."""
+        self.pts.append(pts)
+        self.places.append(self.file.seek(0, 2))
+        self.file.write(encode(picture))
+
+    def nearest(self, pts: int, start: int, end: int) -> tuple[int, np.ndarray] | None:
+        """Return the pts and BGR picture nearest to a moment among those in [start, end)."""
+        low, high = bisect_left(self.pts, start), bisect_left(self.pts, end)
+        if low >= high:
+            return None
+        best = min(range(low, high), key=lambda i: abs(self.pts[i] - pts))
+        self.file.seek(self.places[best])
+        stop = self.places[best + 1] if best + 1 < len(self.places) else -1
+        return self.pts[best], decode(self.file.read(stop - self.places[best] if stop >= 0 else -1))
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class Pass:
+    """The state of one pass over a film."""
+
+    def __init__(self, facts: Probe, cuts: CutConfig, motion: MotionConfig, album: Album | None) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.facts, self.cut_config, self.motion_config, self.album = facts, cuts, motion, album
+        self.unit = float(Fraction(facts.time_base))
+        self.clock = Clock(facts)
+        self.result = Analysis()
+        self.pts, self.checks = array("q"), array("L")
+        self.motion = Motion(motion)
+        self.small, self.large = VideoReformatter(), VideoReformatter()
+        self.cascade: Cascade | None = None
+        self.shape: tuple[int, int, str] | None = None
+        self.turn: Any = None
+        self.hole: int | None = None
+        self.fresh = True
+        self.before: Any = None
+        self.kept_key = -(1 << 62)
+        self.ticks = [-1, -1]
+        self.duration = 0
+
+    def damage(self) -> None:
+        """Note that something could not be decoded after the last frame."""
+        if self.hole is None:
+            self.hole = self._end() if self.pts else (self.facts.start_time or 0)
+
+    def frame(self, frame: Any) -> None:
+        """Take a frame in display order."""
+        pts = self.clock(frame)
+        if pts is None:
+            self.result.corrupt_frames += bool(frame.is_corrupt)
+            return
+        if frame.is_corrupt:
+            self.result.corrupt_frames += 1
+            self.hole = pts if self.hole is None else self.hole
+        if self.hole is not None:
+            if frame.is_corrupt or not frame.key_frame:
+                self.before = None
+                return
+            self._close_hole(pts)
+        self._good(pts, frame)
+
+    def finish(self) -> Analysis:
+        """Close what is open and return the result."""
+        result = self.result
+        result.pts, result.checks = self.pts.tolist(), self.checks.tolist()
+        result.end_pts = self._end()
+        if self.hole is not None:
+            last = max(self.clock.last or 0, self.hole) + max(self.duration, self.clock.step)
+            self._close_hole(last)
+        if self.cascade is not None:
+            cuts = self.cascade.finish()
+            result.hard_cuts, result.gradual = cuts.hard, cuts.gradual
+        for first, second, value in self.motion.pairs:
+            result.flow_from.append(first)
+            result.flow_to.append(second)
+            result.flow.append(value)
+        return result
+
+    def _end(self) -> int:
+        return self.pts[-1] + max(self.duration or self.clock.step, 1) if self.pts else 0
+
+    def _close_hole(self, pts: int) -> None:
+        if self.hole is not None and pts > self.hole:
+            self.result.holes.append([self.hole, pts])
+        self.hole, self.fresh = None, True
+
+    def _good(self, pts: int, frame: Any) -> None:
+        small = self.small.reformat(frame, *SMALL, format="yuv420p", interpolation=FAST_BILINEAR).to_ndarray()
+        self._resize(pts, frame)
+        if self.cascade is None:
+            self.cascade = Cascade(self.cut_config, self.unit, pts)
+            self.cascade.feed(pts, small)
+        elif self.fresh:
+            self.cascade.restart(pts, small)
+            self.motion.restart()
+        else:
+            self.cascade.feed(pts, small)
+        self.fresh = False
+        self.pts.append(pts)
+        self.checks.append(zlib.crc32(small))
+        self.duration = frame.duration or 0
+        self.result.interlaced += bool(frame.interlaced_frame)
+        self._picture(pts, frame)
+        self.before = (pts, frame)
+
+    def _resize(self, pts: int, frame: Any) -> None:
+        """Note the size of the first frame, and each change of it, which is a cut."""
+        shape = (frame.width, frame.height, frame.format.name)
+        if shape == self.shape:
+            return
+        self.shape, self.fresh = shape, True
+        self.turn = turn(frame)
+        width, height = displayed(frame, self.facts.aspect, self.turn)
+        if not self.result.width:
+            self.result.width, self.result.height = width, height
+            self.result.rotation, self.result.pixel_format = self.turn.rotation, shape[2]
+        else:
+            self.result.sizes.append([pts, width, height])
+        self.sized = fitted(round(frame.width * self.facts.aspect), frame.height)
+        self.flow_size = flow_size(*self.sized, self.motion_config.short_side)
+        if not self.result.flow_size and self.motion_config.algorithm != "none":
+            self.result.flow_size = f"{self.flow_size[0]}x{self.flow_size[1]}"
+
+    def _picture(self, pts: int, frame: Any) -> None:
+        """Keep the pictures that flow and strips need: a few a second, keyframes, and the frames before keyframes."""
+        seconds = (pts - self.pts[0]) * self.unit
+        flow = self.motion_config.algorithm != "none" and self._tick(0, seconds * self.motion_config.fps)
+        grid = self._tick(1, seconds * _STRIP_FPS)
+        key = frame.key_frame and (pts - self.kept_key) * self.unit >= _KEYFRAME_SECONDS
+        if key:
+            self.kept_key = pts
+            if (
+                self.before is not None
+                and self.album is not None
+                and self.album.pts[-1:] != array("q", [self.before[0]])
+            ):
+                self.album.add(self.before[0], self._upright(self._planes(self.before[1])))
+        if not (flow or grid or key):
+            return
+        planes = self._planes(frame)
+        if flow:
+            luma = planes[: self.sized[1]]
+            self.motion.feed(pts, cv2.resize(luma, self.flow_size, interpolation=cv2.INTER_AREA))
+        if self.album is not None and (grid or key):
+            self.album.add(pts, self._upright(planes))
+
+    def _tick(self, which: int, count: float) -> bool:
+        tick = int(count + 1e-6)
+        ticked, self.ticks[which] = tick > self.ticks[which], max(tick, self.ticks[which])
+        return ticked
+
+    def _planes(self, frame: Any) -> np.ndarray:
+        return self.large.reformat(frame, *self.sized, format="yuv420p", interpolation=AREA).to_ndarray()
+
+    def _upright(self, planes: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self.turn.apply(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)))
+
+
+def turn(frame: Any) -> Any:
+    """Return the display transform of a frame; one that is no right angle counts as none."""
+    from kineograph._decode import _display_transform, _Transform
+    from kineograph.errors import MediaError
+
+    try:
+        return _display_transform(frame, Path("film"))
+    except MediaError:
+        return _Transform(False, False, False)
+
+
+def displayed(frame: Any, aspect: float, turned: Any) -> tuple[int, int]:
+    """Return width and height of a frame as it is shown: pixels made square, then turned."""
+    width, height = round(frame.width * aspect), frame.height
+    return (height, width) if turned.transpose else (width, height)
+
+
+def analyse(
+    path: str,
+    cuts: CutConfig | None = None,
+    motion: MotionConfig | None = None,
+    limits: Limits | None = None,
+    damage: DamageConfig | None = None,
+    album: Album | None = None,
+    alive: Alive | None = None,
+) -> tuple[Probe, Analysis]:
+    """Decode a film once and find its cuts, motion and damage.
+
+    Args:
+        path: The file.
+        cuts: Thresholds of the cascade.
+        motion: How flow is measured.
+        limits: What the file may claim.
+        damage: When damage makes it unusable.
+        album: Takes the pictures that strips are made of.
+        alive: Told the seconds of film done, about twice a second of film.
+
+    Returns:
+        What the header says, and what was found.
+
+    Raises:
+        Rejected: The file cannot be used at all.
+    """
+    limits = limits or Limits()
+    check_file(path, limits)
+    with footage(path) as container:
+        stream, facts = examine(container, limits)
+        work = Pass(facts, cuts or CutConfig(), motion or MotionConfig(), album)
+        told = 0
+        for item in decoded(container, stream):
+            if isinstance(item, Damage):
+                work.damage()
+                continue
+            _admit(item, limits)
+            work.frame(item)
+            if alive and len(work.pts) - told >= 12:
+                told = len(work.pts)
+                alive((work.pts[-1] - work.pts[0]) * work.unit)
+    analysis = work.finish()
+    if not analysis.pts:
+        raise Rejected("corrupt" if analysis.corrupt_frames else "unreadable", "not one frame could be decoded")
+    _judge(facts, analysis, damage or DamageConfig(), work.unit)
+    return facts, analysis
+
+
+def _admit(frame: Any, limits: Limits) -> None:
+    """Refuse a frame larger than the header said and the limits allow."""
+    if frame.width * frame.height > limits.max_pixels:
+        raise Rejected("too_large", f"a frame of {frame.width}x{frame.height}, the limit is {limits.max_pixels} pixels")
+
+
+def _judge(facts: Probe, analysis: Analysis, damage: DamageConfig, unit: float) -> None:
+    """Give the status: too much damage is corrupt, a missing end is truncated; the rest is ok with a note."""
+    seen = len(analysis.pts) + analysis.corrupt_frames
+    if analysis.corrupt_frames > damage.corrupt_share * seen:
+        analysis.status = "corrupt"
+        analysis.reason = f"{analysis.corrupt_frames} of {seen} frames are damaged"
+        return
+    last = max(analysis.end_pts, analysis.holes[-1][1] if analysis.holes else 0)
+    measured = (last - analysis.pts[0]) * unit
+    allowed = max(damage.missing_seconds, damage.missing_share * (facts.duration or 0))
+    if facts.duration and measured < facts.duration - allowed:
+        analysis.status = "truncated"
+        analysis.reason = f"ends at {measured:.2f} s, the header promises {facts.duration:.2f} s"
+    elif analysis.holes:
+        total = sum(end - start for start, end in analysis.holes) * unit
+        analysis.reason = f"{len(analysis.holes)} damaged stretches, {total:.2f} s in all"

@@ -1,0 +1,300 @@
+"""Find shot changes: a cascade of three detectors at different frame rates and thresholds, in one decode.
+
+Stable Video Diffusion finds cuts with "a cascade of 3 cut detectors which are operating at different frame rates and
+different thresholds", because a fade or dissolve changes too little from one frame to the next (Blattmann et al. 2023,
+arXiv:2311.15127, App. C); rates, thresholds and the way of merging are not published. Here:
+
+1. Every frame: a hard cut is a jump in luma and both chroma planes that stands out among its neighbours. (Chroma planes
+   instead of hue: two shots that differ in hue alone differ there, and hue's wrap-around does not arise.) Its result is
+   a point: the pts of the first frame after the cut.
+2. Eight and two samples a second: a gradual transition is a stretch without a hard cut at whose ends the picture has
+   nothing in common (or one end is empty), while every sample in between is a mixture of the two ends. Motion is no
+   mixture: what lies between two positions of an object is neither. The slower level's finds are confirmed on the
+   faster level's samples. The result is an interval, which clips leave out.
+
+Differs from the paper: the rates, thresholds, the test for mixtures and the merging are ours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from kineograph.curation.opencv import cv2
+
+SMALL = (128, 72)
+"""Width and height of the pictures that cuts are found in, whatever the film's own size and shape."""
+
+NEIGHBOURS = 2
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CutConfig:
+    """Thresholds of the cascade. Differences are mean absolute ones of 8-bit planes.
+
+    Attributes:
+        threshold: Least jump of a hard cut, luma and both chroma planes added.
+        ratio: Least ratio of the jump to the largest of the two before and the two after it.
+        median_ratio: Least ratio to the median of these four.
+        flash_seconds: A jump to brighter frames that is taken back within this time is a flash and no cut.
+        rates: Samples per second of the two slow levels, fast one first.
+        thresholds: Least difference between the ends of a gradual transition, for each slow level.
+        mixture: Largest deviation of a sample from a mixture of the ends, over the ends' difference.
+        correlation: Largest correlation of the two ends' pictures.
+        emptiness: Ratio of the ends' contrasts below which one of them counts as empty (a fade), whatever the
+            correlation.
+    """
+
+    threshold: float = 10.0
+    ratio: float = 1.5
+    median_ratio: float = 3.0
+    flash_seconds: float = 0.25
+    rates: tuple[float, float] = (8.0, 2.0)
+    thresholds: tuple[float, float] = (12.0, 15.0)
+    mixture: float = 0.2
+    correlation: float = 0.5
+    emptiness: float = 0.3
+
+
+@dataclass
+class Cuts:
+    """What the cascade found, in pts.
+
+    Attributes:
+        hard: First frame after each hard cut, ascending.
+        gradual: [start, end) of each gradual transition, ascending and disjoint.
+    """
+
+    hard: list[int] = field(default_factory=list)
+    gradual: list[list[int]] = field(default_factory=list)
+
+
+def jump(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the mean absolute difference of luma plus those of both chroma planes.
+
+    Args:
+        before: uint8 (108, 128), a picture of size `SMALL` as planar YUV 4:2:0 (luma rows, then both chroma planes).
+        after: The same for the next frame.
+    """
+    difference = cv2.absdiff(before, after)
+    height = SMALL[1]
+    return cv2.mean(difference[:height])[0] + 2 * cv2.mean(difference[height:])[0]
+
+
+def coarse(small: np.ndarray) -> np.ndarray:
+    """Return a picture's planes averaged over 4x4 blocks, float32 (864,): 32x18 luma and twice 16x9 chroma."""
+    width, height = SMALL
+    planes = small[height:].reshape(2, height // 2, width // 2)
+    shrunk = [cv2.resize(small[:height], (width // 4, height // 4), interpolation=cv2.INTER_AREA)]
+    shrunk += [cv2.resize(plane, (width // 8, height // 8), interpolation=cv2.INTER_AREA) for plane in planes]
+    return np.concatenate([plane.ravel() for plane in shrunk]).astype(np.float32)
+
+
+class Sample(NamedTuple):
+    """A picture of a slow level: where it lies and its coarse planes."""
+
+    pts: int
+    planes: np.ndarray
+
+
+class _Candidate(NamedTuple):
+    pts: int
+    before: np.ndarray
+    score: float
+    brighter: bool
+
+
+class Cascade:
+    """Takes frames one by one, in display order, and finds cuts with a short delay and bounded memory."""
+
+    def __init__(self, config: CutConfig, time_base: float, start_pts: int) -> None:
+        """Begin at a film's start.
+
+        Args:
+            config: Thresholds.
+            time_base: Seconds per unit of pts.
+            start_pts: pts of the film's first frame, from which both slow levels count their samples.
+        """
+        self.config, self.time_base, self.start = config, time_base, start_pts
+        self.cuts = Cuts()
+        self.jumps: deque[tuple[int, float, np.ndarray, float]] = deque(maxlen=2 * NEIGHBOURS + 1)
+        self.candidates: deque[_Candidate] = deque()
+        self.waiting: deque[tuple[int, Sample]] = deque()
+        self.levels = tuple(deque(maxlen=9) for _ in config.rates)
+        reach = round(8 * config.rates[0] / config.rates[1]) + 2
+        self.fine: deque[Sample] = deque(maxlen=reach)
+        self.ticks = [-1, -1]
+        self.last: np.ndarray | None = None
+        self.settled = start_pts
+
+    def feed(self, pts: int, small: np.ndarray) -> None:
+        """Take the next frame.
+
+        Args:
+            pts: Its time stamp, larger than the one before.
+            small: uint8 (108, 128), as for `jump`. It is kept, so it must not be overwritten.
+        """
+        if self.last is not None:
+            brighter = float(small[: SMALL[1]].mean()) if self.candidates else 0.0
+            self.jumps.append((pts, jump(self.last, small), self.last, brighter))
+            if len(self.jumps) == self.jumps.maxlen:
+                self._judge(NEIGHBOURS)
+            elif len(self.jumps) > NEIGHBOURS:
+                self._judge(len(self.jumps) - 1 - NEIGHBOURS)
+        self._settle(pts, small)
+        self._sample(pts, small)
+        self.last = small
+
+    def restart(self, pts: int, small: np.ndarray) -> None:
+        """Take a frame that cannot be compared with the one before: after a hole, or of another size."""
+        self._flush()
+        self.cuts.hard.append(pts)
+        self.jumps.clear()
+        for level in self.levels:
+            level.clear()
+        self.fine.clear()
+        self.last = None
+        self.feed(pts, small)
+
+    def finish(self) -> Cuts:
+        """Judge what is still waiting and return everything found."""
+        self._flush()
+        self.cuts.hard = sorted(set(self.cuts.hard))
+        self.cuts.gradual = merged(self.cuts.gradual)
+        return self.cuts
+
+    def _flush(self) -> None:
+        for place in range(max(len(self.jumps) - NEIGHBOURS, 0), len(self.jumps)):
+            self._judge(place)
+        self.cuts.hard += [candidate.pts for candidate in self.candidates]
+        self.candidates.clear()
+        while self.waiting:
+            self._climb(*self.waiting.popleft())
+
+    # Level 1: hard cuts
+
+    def _judge(self, place: int) -> None:
+        """Decide whether the jump at a place among its neighbours is a candidate."""
+        pts, score, before, _ = self.jumps[place]
+        if score < self.config.threshold:
+            return
+        near = list(self.jumps)[max(place - NEIGHBOURS, 0) : place + NEIGHBOURS + 1]
+        others = [max(other[1], 1.0) for other in near if other[0] != pts] or [1.0]
+        if score >= max(self.config.ratio * max(others), self.config.median_ratio * float(np.median(others))):
+            after = self.jumps[place + 1][2] if place + 1 < len(self.jumps) else self.last
+            height = SMALL[1]
+            brighter = after is not None and float(after[:height].mean()) > float(before[:height].mean())
+            self.candidates.append(_Candidate(pts, before, score, brighter))
+
+    def _settle(self, pts: int, small: np.ndarray) -> None:
+        """Accept candidates whose flash time is over; drop those whose jump was taken back."""
+        wait = self.config.flash_seconds / self.time_base
+        while self.candidates and pts - self.candidates[0].pts > wait:
+            self.cuts.hard.append(self.candidates.popleft().pts)
+        for candidate in [c for c in self.candidates if c.brighter]:
+            if pts > candidate.pts and jump(candidate.before, small) < 0.3 * candidate.score:
+                self.candidates.remove(candidate)
+        while self.waiting and pts - self.waiting[0][1].pts > 2 * wait:
+            self._climb(*self.waiting.popleft())
+
+    # Levels 2 and 3: gradual transitions
+
+    def _sample(self, pts: int, small: np.ndarray) -> None:
+        """Put a frame into the slow levels' queues when their clocks tick."""
+        planes = None
+        for level, rate in enumerate(self.config.rates):
+            tick = int((pts - self.start) * self.time_base * rate + 1e-6)
+            if tick > self.ticks[level]:
+                self.ticks[level] = tick
+                planes = coarse(small) if planes is None else planes
+                self.waiting.append((level, Sample(pts, planes)))
+
+    def _climb(self, level: int, sample: Sample) -> None:
+        """Look for a gradual transition that ends at a sample; hard cuts before it are known by now."""
+        ring = self.levels[level]
+        ring.append(sample)
+        if level == 0:
+            self.fine.append(sample)
+        for steps in range(3, len(ring)):
+            window = list(ring)[-steps - 1 :]
+            if self._has_hard_cut(window[0].pts, sample.pts):
+                return
+            if is_mixture(window, self.config.thresholds[level], self.config):
+                found = window if level == 0 else self._confirmed(window)
+                if found:
+                    self.cuts.gradual = merged([*self.cuts.gradual, extent(found)])
+
+    def _has_hard_cut(self, start: int, end: int) -> bool:
+        known = any(start < cut <= end for cut in reversed(self.cuts.hard[-64:]))
+        return known or any(start < candidate.pts <= end for candidate in self.candidates)
+
+    def _confirmed(self, window: list[Sample]) -> list[Sample]:
+        """Return the fast level's samples over a window, if they too are mixtures of its ends; else nothing."""
+        fine = [sample for sample in self.fine if window[0].pts <= sample.pts <= window[-1].pts]
+        good = len(fine) > len(window) and is_mixture(fine, self.config.thresholds[1], self.config)
+        return fine if good else []
+
+
+def is_mixture(window: list[Sample], threshold: float, config: CutConfig) -> bool:
+    """Whether the ends of a window have nothing in common and every sample in between is a mixture of them."""
+    first, last = window[0].planes, window[-1].planes
+    difference = last - first
+    net = float(np.abs(difference).mean())
+    if net < threshold or not unrelated(first, last, config):
+        return False
+    planes = np.stack([sample.planes for sample in window])
+    share = progress(planes)
+    if np.count_nonzero((share > 0.1) & (share < 0.9)) < 2:
+        return False
+    rest = np.abs(planes - first - share[:, None] * difference).mean(1)
+    return float(rest.max()) <= config.mixture * net
+
+
+def progress(planes: np.ndarray) -> np.ndarray:
+    """Return how far each sample has come from the first to the last, float (samples,): 0 at the first, 1 at the last.
+
+    Args:
+        planes: float (samples, values).
+    """
+    difference = planes[-1] - planes[0]
+    return (planes - planes[0]) @ difference / max(float(difference @ difference), 1e-9)
+
+
+def unrelated(first: np.ndarray, last: np.ndarray, config: CutConfig) -> bool:
+    """Whether two pictures are hardly correlated, or one of them is empty beside the other.
+
+    Args:
+        first: float (864,), coarse planes.
+        last: The same.
+        config: Holds both limits.
+    """
+    luma = first[: 32 * 18], last[: 32 * 18]
+    contrast = sorted(float(plane.std()) for plane in luma)
+    if contrast[0] < config.emptiness * contrast[1]:
+        return True
+    if contrast[0] < 1.0:
+        return True
+    return float(np.corrcoef(*luma)[0, 1]) < config.correlation
+
+
+def extent(window: list[Sample]) -> list[int]:
+    """Return [start, end) of a transition: one sample around those that are between 5 and 95 percent of the way."""
+    share = progress(np.stack([sample.planes for sample in window]))
+    inside = np.flatnonzero((share > 0.05) & (share < 0.95))
+    start, end = max(int(inside[0]) - 1, 0), min(int(inside[-1]) + 1, len(window) - 1)
+    return [window[start].pts, window[end].pts]
+
+
+def merged(intervals: list[list[int]]) -> list[list[int]]:
+    """Return the union of intervals as disjoint ones, ascending."""
+    result: list[list[int]] = []
+    for start, end in sorted(intervals):
+        if result and start <= result[-1][1]:
+            result[-1][1] = max(result[-1][1], end)
+        else:
+            result.append([start, end])
+    return result

@@ -1,0 +1,127 @@
+"""Synthetic films with exact oracles, encoded by PyAV inside the tests; nothing here is a file of the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+SIZE = (96, 160)
+"""Default height and width: small enough to be quick, large enough for flow and cuts."""
+
+
+def texture(seed: int, size: tuple[int, int], grain: int = 12) -> np.ndarray:
+    """Return a smooth random colour texture, uint8 (height, width, 3), with strong contrast and its own colours."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (size[0] // grain + 2, size[1] // grain + 2, 3)).astype(np.uint8)
+    picture = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    tint = rng.uniform(0.5, 1.0, 3)
+    return (picture * tint).astype(np.uint8)
+
+
+def shot(seed: int, frames: int, size: tuple[int, int] = SIZE, pan: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Return a shot, uint8 (frames, height, width, 3): a texture under a camera that pans (right, down) pixels a frame."""
+    reach = (int(abs(pan[1]) * frames) + 2, int(abs(pan[0]) * frames) + 2)
+    wide = texture(seed, (size[0] + reach[0], size[1] + reach[1]))
+    result = np.empty((frames, *size, 3), np.uint8)
+    for i in range(frames):
+        x, y = (v * i if v >= 0 else -v * (frames - 1 - i) for v in pan)
+        move = np.array([[1, 0, -x], [0, 1, -y]], np.float32)
+        result[i] = cv2.warpAffine(wide, move, (size[1], size[0]), flags=cv2.INTER_LINEAR)
+    return result
+
+
+def dissolve(first: np.ndarray, second: np.ndarray, frames: int) -> np.ndarray:
+    """Join two shots by a dissolve over the first's last and the second's first `frames` frames."""
+    weight = (np.arange(1, frames + 1) / (frames + 1))[:, None, None, None]
+    mixed = first[-frames:] * (1 - weight) + second[:frames] * weight
+    return np.concatenate([first[:-frames], mixed.round().astype(np.uint8), second[frames:]])
+
+
+def fade(shot: np.ndarray, frames: int, into: bool = False, level: int = 0) -> np.ndarray:
+    """Fade a shot's last frames to a grey level, or its first frames from it."""
+    weight = np.arange(1, frames + 1) / (frames + 1)
+    ramp = np.ones(len(shot))
+    ramp[: frames if into else 0] = weight if into else 1
+    if not into:
+        ramp[-frames:] = weight[::-1]
+    return (shot * ramp[:, None, None, None] + level * (1 - ramp[:, None, None, None])).round().astype(np.uint8)
+
+
+def write(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction | int = 24,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    gop: int = 24,
+    pts: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    aspect: Fraction | None = None,
+    container: dict[str, str] | None = None,
+    format: str | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """Encode pictures as a film.
+
+    Args:
+        path: File to write; its suffix names the container unless `format` does.
+        frames: uint8 pictures (height, width, 3).
+        fps: Frames per second.
+        codec: FFmpeg's encoder.
+        pixel_format: The encoder's pixel format.
+        options: The encoder's options.
+        gop: Greatest distance of keyframes.
+        pts: Time stamp of each frame, in `time_base`, for variable frame rates.
+        time_base: Unit of `pts`.
+        aspect: Width of a pixel over its height.
+        container: The muxer's options.
+        format: The muxer.
+        metadata: Tags of the file.
+    """
+    with av.open(str(path), "w", format=format, options=container or {}) as output:
+        output.metadata.update(metadata or {})
+        stream = None
+        for i, picture in enumerate(frames):
+            if stream is None:
+                stream = output.add_stream(codec, rate=Fraction(fps))
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = pixel_format
+                stream.codec_context.gop_size = gop
+                stream.codec_context.thread_count = 1
+                preset = {"preset": "ultrafast"} if codec in ("libx264", "libx265") else {}
+                stream.options = {**preset, **(options or {})}
+                if time_base:
+                    stream.codec_context.time_base = time_base
+                if aspect:
+                    stream.codec_context.sample_aspect_ratio = aspect
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixel_format)
+            frame.pts = i if pts is None else pts[i]
+            frame.time_base = time_base or 1 / Fraction(fps)
+            output.mux(stream.encode(frame))
+        assert stream is not None
+        output.mux(stream.encode(None))
+    return path
+
+
+def open_gop(path: Path, frames: Iterable[np.ndarray], gop: int = 12, **told) -> Path:
+    """Encode with open groups of pictures: B-frames before a keyframe that refer to it and to its predecessors."""
+    x264 = f"open-gop=1:keyint={gop}:min-keyint={gop}:scenecut=0:bframes=3:b-adapt=0"
+    return write(path, frames, options={"preset": "veryfast", "x264-params": x264}, gop=gop, **told)
+
+
+def decoded(path: Path, format: str = "rgb24") -> tuple[np.ndarray, list[int]]:
+    """Decode a whole file: pictures and pts."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(container.streams.video[0]))
+    return np.stack([frame.to_ndarray(format=format) for frame in frames]), [frame.pts for frame in frames]
+
+
+def join(*shots: np.ndarray) -> np.ndarray:
+    """Join shots by hard cuts."""
+    return np.concatenate(shots)
