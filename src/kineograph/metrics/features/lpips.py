@@ -119,7 +119,7 @@ def load_lpips(source: str | Path, heads: str | Path | None = None) -> Lpips:
     fill(network, state, path)
     head_path = locate(heads) if heads is not None else installed_heads(name)
     ends = (0, *TAPS[name])
-    stages = tuple(network[a:b] for a, b in pairwise(ends))
+    stages = tuple(nn.Sequential(*list(network)[a:b]) for a, b in pairwise(ends))
     digest = hashlib.sha256((file_hash(path) + file_hash(head_path)).encode()).hexdigest()
     card = Card(f"lpips-{name}", digest, "pixels shifted and scaled, no resizing", "frame", False, "arXiv:1801.03924")
     return Lpips(card, stages, _heads(head_path, [_width(stage) for stage in stages]))
