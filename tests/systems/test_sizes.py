@@ -14,8 +14,13 @@ TEMPORAL = {
 """Millions. Align your Latents prints 656 M and 649 M (arXiv:2304.08818, appendix)."""
 
 
-TOTAL = {("videocrafter", "v1"): 1144.5, ("videocrafter", "v2"): 1413.3}
-"""Millions, as the authors' code has them (commit 11bcd76f)."""
+TOTAL = {
+    ("videocrafter", "v1"): 1144.5,
+    ("videocrafter", "v2"): 1413.3,
+    ("show1", "base"): 1726.8,
+    ("show1", "latent"): 1411.2,
+}
+"""Millions, as the authors' code has them (VideoCrafter 11bcd76f; Show-1's latent network is ModelScopeT2V's)."""
 
 
 @pytest.mark.parametrize(("name", "preset"), TEMPORAL)

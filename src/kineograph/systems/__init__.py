@@ -25,6 +25,7 @@ _NAMES = (
     "text2video_zero",
     "videocrafter",
     "lavie",
+    "show1",
 )
 
 _SHORT = {"svd": "stable_video_diffusion", "ayl": "align_your_latents", "modelscope_t2v": "modelscope"}
