@@ -15,12 +15,16 @@ def kinds(ending):
     return {f"{part}_block_types": tuple(kind.format(ending) for kind in TWO_LEVELS[part]) for part in ("down", "up")}
 
 
-def perturbed(module, seed=1, scale=0.05):
-    """Give every parameter a value of its own: layers that start at zero would hide what they multiply."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+def perturbed(build, seed=1, scale=0.05):
+    """Build a module, always the same for a seed, with a value of its own for every parameter.
+
+    Layers that start at zero would hide what they multiply.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        module = build()
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+            parameter.add_(torch.randn_like(parameter) * scale)
     return module.eval()
 
 
@@ -62,14 +66,14 @@ def tiny_clip(words, width=32):
         eos_token_id=words - 1,
         pad_token_id=words - 1,
     )
-    return perturbed(CLIPTextModel(config), 5)
+    return perturbed(lambda: CLIPTextModel(config), 5)
 
 
 def tiny_vae():
     from diffusers import AutoencoderKL
 
     return perturbed(
-        AutoencoderKL(
+        lambda: AutoencoderKL(
             block_out_channels=(32, 32),
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
@@ -106,7 +110,7 @@ def tiny_image_unet(**changes):
         "attention_head_dim": 8,
         **kinds("2D"),
     }
-    return perturbed(UNet2DConditionModel(**(arguments | changes)), 2)
+    return perturbed(lambda: UNet2DConditionModel(**(arguments | changes)), 2)
 
 
 def write_image_pipeline(folder, scheduler=None, unet=None, width=32):
@@ -133,19 +137,19 @@ def write_modelscope(folder, scheduler=None):
     from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 
     tokenizer, words = write_tokenizer(folder / "tokenizer")
-    unet = UNet3DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        cross_attention_dim=32,
-        attention_head_dim=8,
+    arguments = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 8,
         **kinds("3D"),
-    )
+    }
     pipe = TextToVideoSDPipeline(
         vae=tiny_vae(),
         text_encoder=tiny_clip(words),
         tokenizer=tokenizer,
-        unet=perturbed(unet, 3),
+        unet=perturbed(lambda: UNet3DConditionModel(**arguments), 3),
         scheduler=scheduler or stable_diffusion_scheduler(),
     )
     pipe.save_pretrained(folder)
@@ -164,7 +168,7 @@ def tiny_adapter(**changes):
         "motion_max_seq_length": 32,
         "use_motion_mid_block": True,
     }
-    return perturbed(MotionAdapter(**(arguments | changes)), 6)
+    return perturbed(lambda: MotionAdapter(**(arguments | changes)), 6)
 
 
 def write_animatediff(folder, scheduler=None, adapter=None):
@@ -182,3 +186,70 @@ def write_animatediff(folder, scheduler=None, adapter=None):
     )
     pipe.save_pretrained(folder)
     return pipe
+
+
+# --- Single files of the original repositories ------------------------------------------------------------------------
+
+UNET, VAE, TEXT, OPEN_TEXT = (
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "cond_stage_model.transformer.text_model.",
+    "cond_stage_model.model.",
+)
+
+
+def under(prefix, weights):
+    return {prefix + key: value.clone() for key, value in weights.items()}
+
+
+def ldm_unet(unet):
+    """Return an image network's weights in the latent diffusion layout."""
+    from kineograph.checkpoints.ldm import unet_keys
+
+    return unet_keys(unet.config).to_theirs(unet.state_dict())
+
+
+def ldm_vae(vae):
+    from kineograph.systems.svd_keys import original_decoder_keys
+
+    return original_decoder_keys(len(vae.config["block_out_channels"])).to_theirs(vae.state_dict())
+
+
+def clip_weights(text):
+    """Return a text encoder's weights without a leading `text_model.`."""
+    return {key.removeprefix("text_model."): value for key, value in text.state_dict().items()}
+
+
+def open_clip_text(text):
+    """Return a text encoder in OpenCLIP's layout, with a last layer and projections that nobody runs."""
+    weights = clip_weights(text)
+    theirs = {
+        "positional_embedding": weights["embeddings.position_embedding.weight"],
+        "token_embedding.weight": weights["embeddings.token_embedding.weight"],
+        "ln_final.weight": weights["final_layer_norm.weight"],
+        "ln_final.bias": weights["final_layer_norm.bias"],
+        "text_projection": torch.randn(32, 32),
+        "logit_scale": torch.tensor(4.6),
+    }
+    layers = text.config.num_hidden_layers
+    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    for layer in range(layers + 1):
+        here, there = f"encoder.layers.{min(layer, layers - 1)}.", f"transformer.resblocks.{layer}."
+        for kind in ("weight", "bias"):
+            joint = [weights[f"{here}self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            theirs[f"{there}attn.in_proj_{kind}"] = torch.cat(joint)
+            theirs[f"{there}attn.out_proj.{kind}"] = weights[f"{here}self_attn.out_proj.{kind}"]
+            theirs |= {f"{there}{name}.{kind}": weights[f"{here}{ours}.{kind}"] for name, ours in names.items()}
+    return theirs
+
+
+def stable_diffusion_file(pipe):
+    """Return the content of Stable Diffusion 1's checkpoint for a pipeline's parts."""
+    return {
+        **under(UNET, ldm_unet(pipe.unet)),
+        **under(VAE, ldm_vae(pipe.vae)),
+        **under(TEXT, clip_weights(pipe.text_encoder)),
+        "model_ema.decay": torch.tensor(0.9999),
+        "betas": torch.linspace(0, 1, 5),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(12)[None],
+    }

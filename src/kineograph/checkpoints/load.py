@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kineograph.checkpoints.image import INDEX, ImageModel, load_image_folder, read_index
+from kineograph.checkpoints.ldm import load_image_file
+from kineograph.checkpoints.lora import add_lora
 from kineograph.checkpoints.motion import load_adapter, load_motion_folder
-from kineograph.checkpoints.pipelines import load_pipeline
+from kineograph.checkpoints.original import load_original, needs_base
+from kineograph.checkpoints.pipelines import image_only, load_pipeline
+from kineograph.checkpoints.single_files import read_single
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 from kineograph.models.weights import read_json
@@ -34,7 +38,10 @@ def load_checkpoint(
         WeightsError: The path holds nothing that is known, or a file is damaged or does not fit.
     """
     root = Path(path)
-    return load_folder(root, base)
+    model = load_folder(root, base) if root.is_dir() else load_file(root, base)
+    for given in lora:
+        add_lora(model, given)
+    return model
 
 
 def load_folder(folder: Path, base: str | Path | None) -> LatentVideoModel | ImageToVideoModel:
@@ -48,6 +55,30 @@ def load_folder(folder: Path, base: str | Path | None) -> LatentVideoModel | Ima
         return load_adapter(folder, load_base(base, folder))
     read_index(folder)
     raise AssertionError(folder)
+
+
+def load_file(path: Path, base: str | Path | None) -> LatentVideoModel | ImageToVideoModel:
+    """Load a single file, on its base where it holds only a part.
+
+    Raises:
+        WeightsError: It is not a model, or its base is missing or superfluous.
+    """
+    file = read_single(path)
+    if file.kind.name in ("lora", "motion_lora"):
+        raise WeightsError(f"'{path}' is {file.kind.title}, which changes a model and is none. Give it as --lora PATH.")
+    if file.kind.name in ("unet", "vae"):
+        raise WeightsError(f"'{path}' is {file.kind.title}, a part of a model. Give the folder with all of its parts.")
+    if file.kind.name == "image":
+        if base is not None:
+            raise WeightsError(
+                f"'{path}' is {file.kind.title} and holds no motion modules. Give it as --base, and the motion module "
+                "as --model."
+            )
+        return image_only(load_image_file(file))
+    if needs_base(file):
+        return load_original(file, load_base(base, path))
+    no_base(path, base)
+    return load_original(file, None)
 
 
 def no_base(path: Path, base: str | Path | None) -> None:
@@ -74,4 +105,9 @@ def load_base(base: str | Path | None, path: Path) -> ImageModel:
     root = Path(base)
     if not root.exists():
         raise WeightsError(f"--base: there is no file or folder '{root}'.")
-    return load_image_folder(root)
+    if root.is_dir():
+        return load_image_folder(root)
+    file = read_single(root)
+    if file.kind.name != "image":
+        raise WeightsError(f"--base '{root}' is {file.kind.title}; it must be an image model.")
+    return load_image_file(file)

@@ -104,7 +104,8 @@ def put_on(
 def _model(network: VideoUNet, image: ImageModel, system: str, where: Path, noted: dict[str, Any]) -> LatentVideoModel:
     settings = settings_for(system, where.stem, image.scheduler, network.config, image.autoencoder.factor)
     scheduler = {**image.scheduler, **PROCESS, "trained_betas": None} if system == SYSTEM else image.scheduler
-    settings = noted_settings(settings, {"settings": {"scheduler": scheduler, **noted.get("settings", {})}}, str(where))
+    changes = {"scheduler": scheduler, "licence": f"{settings.licence}; base: {image.licence}"}
+    settings = noted_settings(settings, {"settings": {**changes, **noted.get("settings", {})}}, str(where))
     return LatentVideoModel(network.eval(), image.autoencoder, image.text, settings)
 
 

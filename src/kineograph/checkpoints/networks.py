@@ -135,7 +135,7 @@ def layout_of(config: Config) -> Layout:
         WeightsError: The class is unknown.
     """
     name = config.get("_class_name")
-    if name not in LAYOUTS:
+    if name is None or name not in LAYOUTS:
         raise unknown("video network class", name, LAYOUTS, WeightsError)
     return LAYOUTS[name]
 

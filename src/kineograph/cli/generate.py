@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from kineograph.cli._output import emit, progress
 from kineograph.errors import InputError
@@ -33,7 +33,11 @@ class Args:
     output: Annotated[Path, arg(aliases=("-o",))] = Path("clip.mp4")
     """File to write (.mp4, .webm, .gif, .webp, .mkv), or a folder for several clips."""
     model: str = "emoji"
-    """Bundled name, or a model folder."""
+    """Bundled name, a model folder of this library or of diffusers, a motion module, or an original checkpoint file."""
+    base: Path | None = None
+    """Image model for a --model that holds only temporal layers, a folder or a single file (default: none)."""
+    lora: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """LoRA file, PATH or PATH:scale; may be given several times."""
     seed: int = 0
     """First seed; clip i takes seed + i."""
     num_frames: int | None = None
@@ -47,7 +51,7 @@ class Args:
     guidance_scale: float | None = None
     """Classifier-free guidance; 1 is none (default: the model's)."""
     sampler: str | None = None
-    """ddim, ddpm, dpm++, unipc, heun or euler-ancestral (default: the model's)."""
+    """ddim, ddpm, dpm++, unipc, heun, euler-ancestral or scheduler, the checkpoint's own (default: the model's)."""
     fps: float | None = None
     """Frames per second (default: as trained)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -65,7 +69,7 @@ def run(args: Args) -> int:
 
     from kineograph.sampling.generate import Model, load
 
-    model: Model = load(args.model)
+    model: Model = load(args.model, base=args.base, lora=args.lora)
     videos = []
     steps = args.num_inference_steps or model.settings.num_inference_steps
     with _steps(len(prompts), steps) as callback:

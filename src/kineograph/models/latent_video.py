@@ -164,11 +164,17 @@ class LatentVideoModel:
 
     def denoiser(self) -> Denoiser:
         """Return the network for samplers that walk over timesteps, with the limits that the scheduler sets."""
-        return self._over_timesteps.denoiser(self.network)
+        return self._over_timesteps.denoiser(self._predict)
 
     def unlimited(self) -> Denoiser:
         """Return the network as its own scheduler calls it, without the limits, which that sets after guidance."""
-        return NetworkDenoiser(self.network, self.plan.process, self.plan.kind)
+        return NetworkDenoiser(self._predict, self.plan.process, self.plan.kind)
+
+    def _predict(self, x: Tensor, told: Any, context: Tensor) -> Tensor:
+        """Run the network; one that is conditioned on the frame rate is told the trained one."""
+        if self.network.config.get("class_embed_type") != "timestep":
+            return self.network(x, told, context)
+        return self.network(x, told, context, class_labels=torch.full((len(x),), self.settings.fps, device=x.device))
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (frames, channels, height, width) of the latents of a clip.

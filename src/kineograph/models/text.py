@@ -121,9 +121,8 @@ def load_text_encoder(
     model = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)))
     load_strictly(model, in_names_of(model, read_folder(encoder, "model")), str(encoder))
     words = load_tokenizer(tokenizer)
-    if max_tokens is None:
-        max_tokens = min(words.model_max_length, model.config.max_position_embeddings)
-    return TextEncoder(model, words, max_tokens, pooled_first, masked)
+    longest = min(words.model_max_length, int(model.config.max_position_embeddings))
+    return TextEncoder(model, words, longest if max_tokens is None else max_tokens, pooled_first, masked)
 
 
 def in_names_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -273,6 +273,7 @@ def load(
         WeightsError: There is no such model, or its files do not fit.
     """
     parts = load_checkpoint(find(name), base, lora)
+    assert isinstance(parts, LatentVideoModel)
     if parts.settings.licence:
         sys.stderr.write(f"Licence of the weights of {parts.settings.name}: {parts.settings.licence}.\n")
     parts.to(torch.device(device) if device is not None else best_device())

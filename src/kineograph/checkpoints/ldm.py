@@ -1,0 +1,115 @@
+"""Models in CompVis' latent diffusion layout: U-Net, autoencoder and text encoder in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kineograph.checkpoints import shapes
+from kineograph.checkpoints.clip_text import find_tokenizer, from_open_clip, text_encoder
+from kineograph.checkpoints.image import RAIL, ImageModel
+from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
+from kineograph.errors import WeightsError
+from kineograph.models.autoencoder import FrameAutoencoder
+from kineograph.models.text import TextEncoder
+from kineograph.models.weights import load_strictly
+from kineograph.systems.keys import KeyMap
+from kineograph.systems.ldm_keys import ldm_places
+from kineograph.systems.svd_keys import original_decoder_keys
+
+SCALE = 0.18215
+"""Factor of Stable Diffusion's latents (configs/stable-diffusion/v1-inference.yaml)."""
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+"""Stable Diffusion's process (configs/stable-diffusion/v1-inference.yaml) with its release's DDIM."""
+EPSILON_STEP = 875000
+"""Training step at which Stable Diffusion 2 base was released; it predicts noise, what came after predicts v."""
+
+
+def unet_keys(image: Mapping[str, Any]) -> KeyMap:
+    """Return the map between an image network in the latent diffusion layout and diffusers'."""
+    return KeyMap(pairs=ldm_places(image, temporal_modules=False).spatial(), rest="error", what="Stable Diffusion")
+
+
+def load_image_file(file: SingleFile) -> ImageModel:
+    """Build an image model from a single file of Stable Diffusion 1 or 2.
+
+    Raises:
+        WeightsError: It is another model, a part is missing, or a weight is unknown or of another shape.
+    """
+    from diffusers import UNet2DConditionModel
+
+    where = str(file.path)
+    if any(key.startswith("conditioner.embedders.") for key in file.tensors):
+        raise WeightsError(
+            f"'{where}' is Stable Diffusion XL or a model with other conditions; single files of Stable Diffusion 1 "
+            "and 2 are read so far."
+        )
+    check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
+    theirs = part(file.tensors, UNET)
+    weights = unet_keys(shapes.ldm_levels(theirs)).to_ours(theirs)
+    config = shapes.image_unet(weights, where)
+    second = config["use_linear_projection"]
+    epsilon = not second or file.step == EPSILON_STEP or "base" in file.path.stem
+    config["sample_size"] = 64 if epsilon else 96
+    unet = UNet2DConditionModel(**config)
+    load_strictly(unet, weights, where)
+    scheduler = {**SCHEDULER, "prediction_type": "epsilon" if epsilon else "v_prediction"}
+    text = load_text(file)
+    return ImageModel(unet.eval(), load_vae(file), text, scheduler, file.path.stem, RAIL)
+
+
+def load_vae(file: SingleFile) -> FrameAutoencoder:
+    """Build the autoencoder of a single file.
+
+    Raises:
+        WeightsError: The file has none, or a weight is unknown or of another shape.
+    """
+    theirs = part(file.tensors, VAE)
+    if not theirs:
+        raise WeightsError(f"'{file.path}' holds no autoencoder (no weight begins with '{VAE}').")
+    return vae_of(theirs, str(file.path))
+
+
+def vae_of(theirs: Mapping[str, Tensor], where: str) -> FrameAutoencoder:
+    """Build an autoencoder from its weights in the latent diffusion layout."""
+    from diffusers import AutoencoderKL
+
+    kept = {key: value for key, value in theirs.items() if not key.startswith("loss.")}
+    weights = vae_keys(kept).to_ours(kept)
+    vae = AutoencoderKL(**shapes.autoencoder(weights, where), scaling_factor=SCALE)
+    load_strictly(vae, weights, where)
+    return FrameAutoencoder(vae).eval()
+
+
+def vae_keys(theirs: Mapping[str, Tensor]) -> KeyMap:
+    """Return the map between an autoencoder in the latent diffusion layout and diffusers'."""
+    return original_decoder_keys(shapes.count(theirs, r"decoder\.up\.(\d+)\."))
+
+
+def load_text(file: SingleFile, tokenizer: str | Path | None = None) -> TextEncoder:
+    """Build the text encoder of a single file: OpenAI's CLIP, or OpenCLIP without its last layer.
+
+    Raises:
+        WeightsError: The file has none, a weight does not fit, or the tokenizer is nowhere to be found.
+    """
+    first, second = part(file.tensors, TEXT), part(file.tensors, OPEN_TEXT)
+    if not first and not second:
+        raise WeightsError(f"'{file.path}' holds no text encoder (no weight begins with '{TEXT}' or '{OPEN_TEXT}').")
+    words = find_tokenizer(file.path, tokenizer)
+    if first:
+        return text_encoder(first, "quick_gelu", words, str(file.path))
+    words.pad_token = words.convert_ids_to_tokens(0)  # open_clip's tokenizer fills up with zeros
+    return text_encoder(from_open_clip(second), "gelu", words, str(file.path))

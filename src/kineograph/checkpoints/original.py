@@ -1,0 +1,131 @@
+"""Video models in the files of their authors: ModelScopeT2V, VideoCrafter 1 and 2, LaVie, AnimateDiff's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from kineograph.checkpoints import shapes
+from kineograph.checkpoints.image import ImageModel
+from kineograph.checkpoints.ldm import SCHEDULER, load_text, load_vae
+from kineograph.checkpoints.motion import options_of, put_on
+from kineograph.checkpoints.pipelines import settings_for
+from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
+from kineograph.errors import WeightsError
+from kineograph.models.autoencoder import FrameAutoencoder
+from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.text import TextEncoder
+from kineograph.models.video_unet import VideoUNet
+from kineograph.systems import systems
+from kineograph.systems.card import Process
+from kineograph.temporal.inflate import load_checked
+
+
+def load_network(file: SingleFile) -> VideoUNet:
+    """Build the network of a single file from its weights; its sizes are read off them.
+
+    Raises:
+        WeightsError: A weight is missing, unknown or of another shape.
+    """
+    from diffusers import UNet2DConditionModel
+
+    system = systems()[file.kind.name]
+    theirs = part(file.tensors, UNET) or dict(file.tensors)
+    levels = shapes.ldm_levels(theirs) if "input_blocks.0.0.weight" in theirs else _diffusers_levels(theirs)
+    weights = system.key_maps["original"](levels).to_ours(theirs)
+    image = shapes.image_unet(weights, str(file.path))
+    if "class_embedding.linear_1.weight" in weights:
+        image["class_embed_type"] = "timestep"
+    unet = UNet2DConditionModel(**image)
+    network = system.build(_options(file.kind.name, weights, unet), unet)
+    load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{file.path}'")
+    return network.eval()
+
+
+def _diffusers_levels(theirs: Mapping[str, Tensor]) -> dict[str, Any]:
+    config = shapes.image_unet(theirs, "the file")
+    return {name: config[name] for name in ("down_block_types", "up_block_types", "layers_per_block")}
+
+
+def _options(name: str, weights: Mapping[str, Tensor], unet: Any) -> Any:
+    """Return a system's configuration, read off its weights in our names."""
+    config = systems()[name].config
+    if name == "lavie":
+        return config(num_heads=unet.config["attention_head_dim"])
+    entry = weights.get("conv_in.temporal.blocks.0.attend1.query.weight")
+    tables = [value for key, value in weights.items() if key.endswith("attend1.relative.keys")]
+    head_dim = tables[0].shape[1] if tables else shapes.HEAD_WIDTH
+    options: dict[str, Any] = {"head_dim": head_dim, "input_heads": 0 if entry is None else entry.shape[0] // head_dim}
+    if name == "videocrafter":
+        options["relative"] = (tables[0].shape[0] - 1) // 2 if tables else None
+        options["convolutions"] = any("resnets.0.temporal." in key for key in weights)
+    return config(**options)
+
+
+def process_config(process: Process) -> dict[str, Any]:
+    """Return a system's process as a scheduler's configuration."""
+    return {
+        **SCHEDULER,
+        "beta_schedule": process.schedule,
+        "beta_start": process.beta_start,
+        "beta_end": process.beta_end,
+    }
+
+
+def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel:
+    """Build a model from a single file.
+
+    Args:
+        file: The file.
+        base: The image model, for a file that holds only the network or only motion modules.
+
+    Raises:
+        WeightsError: A part is missing or does not fit.
+    """
+    name = file.kind.name
+    if base is not None and name == "motion_module":
+        return put_on(file.tensors, options_of(file.tensors), base, file.path, _layout(file))
+    if base is None:
+        check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
+    network = load_network(file)
+    vae, text = _of_base(file, base, network) if base else (load_vae(file), load_text(file))
+    settings = settings_for(
+        name, file.path.stem, process_config(systems()[name].process), _unsized(network), vae.factor
+    )
+    if base is not None:
+        settings = replace(settings, licence=f"{settings.licence}; base: {base.licence}")
+    return LatentVideoModel(network, vae, text, settings)
+
+
+def _unsized(network: VideoUNet) -> dict[str, Any]:
+    """Return the image network's configuration without its size, which files of weights do not tell."""
+    return {**network.config, "sample_size": None}
+
+
+def _of_base(file: SingleFile, base: ImageModel, network: VideoUNet) -> tuple[FrameAutoencoder, TextEncoder]:
+    """Return the autoencoder and the text encoder of the base.
+
+    Raises:
+        WeightsError: Its text encoder is of another width.
+    """
+    wanted = network.config["cross_attention_dim"]
+    if base.text.dim != wanted:
+        raise WeightsError(
+            f"'{file.path}' ({file.kind.title}) attends to {wanted} channels of text, and the text encoder of the base "
+            f"'{base.name}' has {base.text.dim}. "
+            + ("It was made for Stable Diffusion 2's." if wanted == 1024 else "Take the base that it was trained on.")
+        )
+    return base.autoencoder, base.text
+
+
+def needs_base(file: SingleFile) -> bool:
+    """Say whether a file lacks an autoencoder and a text encoder."""
+    return not any(key.startswith(VAE) for key in file.tensors)
+
+
+def _layout(file: SingleFile) -> str:
+    """Say whether motion modules have the authors' names or diffusers'."""
+    return "original" if any("temporal_transformer." in key for key in file.tensors) else "diffusers"

@@ -1,0 +1,147 @@
+"""Single files as the original repositories publish them: what is inside, told by the names of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kineograph.errors import WeightsError
+from kineograph.models.weights import check_finite, read_weights
+
+WRAPPERS = ("ema", "state_dict", "model", "module", "weight")
+"""Names under which training scripts store the weights beside other data."""
+
+UNET, VAE, TEXT, OPEN_TEXT = (
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+)
+"""Where CompVis' latent diffusion code and its forks keep the parts of a model."""
+BOOKKEEPING = (
+    "model_ema.",
+    "betas",
+    "alphas_cumprod",
+    "sqrt_",
+    "log_one_minus_",
+    "posterior_",
+    "logvar",
+    "scale_arr",
+    "lvlb_weights",
+    "loss.",
+    "first_stage_model.loss.",
+    "denoiser.sigmas",
+)
+"""Weights of such files that no part of a model uses for sampling."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of single file.
+
+    Attributes:
+        name: What it is called here.
+        title: What it is called in messages.
+        marks: Whether names of weights are such a file's.
+    """
+
+    name: str
+    title: str
+    marks: Callable[[set[str]], bool]
+
+
+def _has(*words: str) -> Callable[[set[str]], bool]:
+    """Return a test: some name contains every one of the words."""
+    return lambda names: any(all(word in name for word in words) for name in names)
+
+
+KINDS = (
+    Kind("motion_lora", "a motion LoRA", lambda names: _has("motion_modules", "lora")(names)),
+    Kind("lora", "a LoRA", lambda names: any(".lora" in n or "lora_" in n or "_lora." in n for n in names)),
+    Kind("motion_module", "a motion module", _has("motion_modules.")),
+    Kind("svd", "Stable Video Diffusion", _has("time_stack.")),
+    Kind("videocrafter", "VideoCrafter", _has("init_attn.")),
+    Kind("modelscope", "ModelScopeT2V's network", _has("temopral_conv.")),
+    Kind("lavie", "LaVie's base network", _has("attn_temp.")),
+    Kind("image", "an image checkpoint", _has(UNET + "input_blocks.")),
+    Kind("unet", "a bare U-Net of diffusers", _has("down_blocks.", "resnets.")),
+    Kind("vae", "an autoencoder", lambda names: any(n.startswith(("decoder.", "first_stage")) for n in names)),
+)
+"""In the order in which they are tried."""
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A file that was read and recognised.
+
+    Attributes:
+        path: Where it is.
+        kind: What it is.
+        tensors: Its weights, unwrapped.
+        step: The training step that the file notes, or None.
+    """
+
+    path: Path
+    kind: Kind
+    tensors: Mapping[str, Tensor]
+    step: int | None = None
+
+
+def read_single(path: Path) -> SingleFile:
+    """Read and recognise a file.
+
+    Raises:
+        WeightsError: It cannot be read, holds values that are not finite, or nothing that is known.
+    """
+    content = read_weights(path)
+    step = content.get("global_step")
+    tensors = unwrapped(content)
+    if not tensors:
+        raise WeightsError(f"'{path}' holds no weights by name; its entries are {_examples(content)}.")
+    kind = next((kind for kind in KINDS if kind.marks(set(tensors))), None)
+    if kind is None:
+        known = ", ".join(kind.title for kind in KINDS[:-2])
+        raise WeightsError(f"'{path}' holds weights such as {_examples(tensors)}, which are none of: {known}.")
+    check_finite(tensors, str(path))
+    return SingleFile(path, kind, tensors, step if isinstance(step, int) else None)
+
+
+def unwrapped(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights in a file's content, without what distributed training puts before their names."""
+    for name in WRAPPERS:
+        if isinstance(content.get(name), Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
+            return unwrapped(content[name])
+        if isinstance(content.get(name), Mapping):
+            return unwrapped(content[name])
+    return {
+        key.removeprefix("module."): value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def check_parts(file: SingleFile, prefixes: tuple[str, ...]) -> None:
+    """Refuse a file with weights outside the parts that are read.
+
+    Raises:
+        WeightsError: Lists some.
+    """
+    strange = [key for key in file.tensors if not key.startswith((*prefixes, *BOOKKEEPING))]
+    if strange:
+        raise WeightsError(
+            f"'{file.path}' looks like {file.kind.title}, but {len(strange)} of its {len(file.tensors)} weights are "
+            f"unknown there, such as {', '.join(strange[:5])}."
+        )
+
+
+def _examples(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{key}'" for key in list(content)[:4]) or "none"
