@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from kineograph.curation.cuts import SMALL, Cascade, CutConfig
-from kineograph.curation.motion import Motion, MotionConfig, flow_size
+from kineograph.curation.config import CutConfig, DamageConfig, Limits, MotionConfig
+from kineograph.curation.cuts import SMALL, Cascade
+from kineograph.curation.motion import Motion, flow_size
 from kineograph.curation.opencv import cv2
-from kineograph.curation.probe import Limits, Probe, Rejected, check_file, examine, footage
+from kineograph.curation.probe import Probe, Rejected, check_file, examine, footage
 from kineograph.curation.strips import decode, encode, fitted
 
 VERSION = 1
@@ -32,21 +33,6 @@ _KEYFRAME_SECONDS = 0.25
 
 Alive = Callable[[float], None]
 """Called now and then with the seconds of film done, so that a supervisor can tell work from a hang."""
-
-
-@dataclass(frozen=True)
-class DamageConfig:
-    """When damage makes a film unusable.
-
-    Attributes:
-        corrupt_share: Share of damaged frames above which a film is `corrupt` and gives no clips.
-        missing_seconds: Seconds by which a film may end before its header's length; beyond, it is `truncated`.
-        missing_share: The same as a share of the length; the larger of both counts.
-    """
-
-    corrupt_share: float = 0.05
-    missing_seconds: float = 0.5
-    missing_share: float = 0.01
 
 
 @dataclass

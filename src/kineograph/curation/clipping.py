@@ -15,44 +15,22 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from kineograph.curation.analyse import FAST_BILINEAR, Alive, Analysis, Clock, Damage, decoded, turn
+from kineograph.curation.config import ClipConfig, Limits
 from kineograph.curation.cuts import SMALL
 from kineograph.curation.keyframes import Index, packets
-from kineograph.curation.probe import Limits, Probe, examine, footage
+from kineograph.curation.probe import Probe, examine, footage
 
 VERSION = 1
 _MUXER = {"fflags": "+bitexact"}
 COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
 """Codecs whose packets MP4 holds and the usual decoders of training code read; all others are encoded."""
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """Which clips are cut, and how.
-
-    Attributes:
-        method: `"copy"` packets where the codec allows it, or `"encode"` the exact frames of each shot.
-        end: Where a copy ends: at the last `"keyframe"` of its shot, as in the paper, or at the last `"frame"` that
-            can be kept without any dropped frame being needed.
-        min_seconds: Shorter clips are not made. Default of Cosmos (arXiv:2501.03575, section 3.2.1).
-        max_seconds: Longer shots become several clips. Default of Cosmos.
-        crf: Quality of encoded clips (x264's constant rate factor, 0 lossless to 51).
-        preset: x264's preset.
-        verify_every: Decode every so-many-th copied clip again and compare it with the source; 0 never.
-    """
-
-    method: Literal["copy", "encode"] = "copy"
-    end: Literal["keyframe", "frame"] = "keyframe"
-    min_seconds: float = 2.0
-    max_seconds: float = 60.0
-    crf: int = 17
-    preset: str = "veryfast"
-    verify_every: int = 8
 
 
 @dataclass(frozen=True)
@@ -82,7 +60,7 @@ def shots(analysis: Analysis) -> list[tuple[int, int]]:
     excluded = sorted([*analysis.gradual, *analysis.holes])
     edges = sorted({analysis.pts[0], analysis.end_pts, *analysis.hard_cuts, *(p for pair in excluded for p in pair)})
     stretches = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         covered = any(low <= start and end <= high for low, high in excluded)
         if not covered and start >= analysis.pts[0] and end <= analysis.end_pts:
             stretches.append((start, end))
@@ -139,7 +117,7 @@ def _pieces(pts: np.ndarray, start: int, end: int, longest: int) -> Iterator[Spa
         *(int(pts[np.searchsorted(pts, start + (end - start) * i // count)]) for i in range(1, count)),
         end,
     ]
-    for first, stop in zip(borders, borders[1:], strict=False):
+    for first, stop in pairwise(borders):
         if stop > first:
             yield Span(first, stop, None)
 
@@ -328,7 +306,7 @@ def pictures(path: Path, long_side: int) -> list[np.ndarray]:
             last = frame
             if i in wanted:
                 kept.append(frame)
-    chosen = [*kept, last][:2] + [last] if kept else []
+    chosen = [kept[0], kept[-1], last] if kept else []
     size = [fitted(round(frame.width * aspect), frame.height, long_side) for frame in chosen]
     return [
         np.ascontiguousarray(turn(f).apply(f.reformat(*s, format="bgr24").to_ndarray()))

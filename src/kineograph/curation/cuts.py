@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kineograph.curation.config import CutConfig
 from kineograph.curation.opencv import cv2
 
 SMALL = (128, 72)
@@ -30,34 +31,6 @@ SMALL = (128, 72)
 
 NEIGHBOURS = 2
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class CutConfig:
-    """Thresholds of the cascade. Differences are mean absolute ones of 8-bit planes.
-
-    Attributes:
-        threshold: Least jump of a hard cut, luma and both chroma planes added.
-        ratio: Least ratio of the jump to the largest of the two before and the two after it.
-        median_ratio: Least ratio to the median of these four.
-        flash_seconds: A jump to brighter frames that is taken back within this time is a flash and no cut.
-        rates: Samples per second of the two slow levels, fast one first.
-        thresholds: Least difference between the ends of a gradual transition, for each slow level.
-        mixture: Largest deviation of a sample from a mixture of the ends, over the ends' difference.
-        correlation: Largest correlation of the two ends' pictures.
-        emptiness: Ratio of the ends' contrasts below which one of them counts as empty (a fade), whatever the
-            correlation.
-    """
-
-    threshold: float = 10.0
-    ratio: float = 1.5
-    median_ratio: float = 3.0
-    flash_seconds: float = 0.25
-    rates: tuple[float, float] = (8.0, 2.0)
-    thresholds: tuple[float, float] = (12.0, 15.0)
-    mixture: float = 0.2
-    correlation: float = 0.5
-    emptiness: float = 0.3
 
 
 @dataclass

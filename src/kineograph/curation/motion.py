@@ -12,31 +12,14 @@ pixels; neither is published. (The paper gives 0.043 for one static example, in 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from kineograph.curation.config import MotionConfig
 from kineograph.curation.opencv import cv2
 
-Algorithm = Literal["farneback", "dis", "none"]
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class MotionConfig:
-    """How flow is measured.
-
-    Attributes:
-        algorithm: `"farneback"` as in the paper, `"dis"` (Kroeger et al. 2016, arXiv:1603.03590), six times as fast, or
-            `"none"`.
-        short_side: Pixels of the shorter side of the pictures between which flow is measured.
-        fps: Pictures per second.
-    """
-
-    algorithm: Algorithm = "farneback"
-    short_side: int = 180
-    fps: float = 2.0
 
 
 def flow_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -45,7 +28,7 @@ def flow_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(round(width * scale), 16), max(round(height * scale), 16)
 
 
-def estimator(algorithm: Algorithm) -> Any:
+def estimator(algorithm: str) -> Any:
     """Return a function from two uint8 grey pictures (height, width) to float32 flow (height, width, 2) in pixels."""
     if algorithm == "dis":
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)

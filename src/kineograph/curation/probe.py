@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kineograph._decode import _DEMUXERS
+from kineograph.curation.config import Limits
 from kineograph.curation.ids import printable
 
 DEMUXERS = f"{_DEMUXERS},gif,apng"
@@ -28,29 +29,6 @@ class Rejected(Exception):
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(f"{status}: {reason}")
         self.status, self.reason = status, reason
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may claim before it is refused as `too_large`, and what its work may cost.
-
-    Attributes:
-        max_pixels: Pixels per frame; the default admits 8K (7680x4320).
-        max_fps: Frames per second.
-        max_hours: Hours.
-        max_gigabytes: Size of the file in 10^9 bytes.
-        memory_megabytes: Resident memory of a child process; above it the child is killed and the source is `oom`.
-        stall_seconds: Seconds without a sign of progress after which a child is killed and the source is `timeout`.
-        slowest: Seconds of work allowed per second of film, on top of `stall_seconds`.
-    """
-
-    max_pixels: int = 7680 * 4320
-    max_fps: float = 1000.0
-    max_hours: float = 24.0
-    max_gigabytes: float = 200.0
-    memory_megabytes: int = 3000
-    stall_seconds: float = 60.0
-    slowest: float = 10.0
 
 
 @dataclass(frozen=True)

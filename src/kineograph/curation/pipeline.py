@@ -1,0 +1,353 @@
+"""What happens to one source, in a child process: analyse, clip, commit; and score.
+
+Each function takes one JSON object and gives one back, writes only under the output folder, and commits by a part that
+appears last. Run again at any point, it comes to the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from kineograph.curation import keyframes, rows
+from kineograph.curation.analyse import Album, Alive, Analysis, analyse
+from kineograph.curation.clipping import Span, check, make, pictures, plan, shots
+from kineograph.curation.config import CurationConfig, from_json, scorer
+from kineograph.curation.ids import clip_id, sha256_of
+from kineograph.curation.motion import scores
+from kineograph.curation.parts import is_whole, move, read_part, write_part, write_rows
+from kineograph.curation.probe import Probe, Rejected, examine, footage
+from kineograph.curation.rows import ClipRow, SourceRow
+from kineograph.curation.strips import LONG_SIDE, read_strip, write_strip
+
+PARTS_OF_ANALYSES = "parts/analysis"
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One source, as plain data.
+
+    Attributes:
+        path: The file, as Python's file-system text (undecodable bytes as surrogates).
+        shown: Its path relative to the raw folder, printable.
+        source_id: Its id.
+        out: The output folder.
+        config: The configuration, as plain data.
+        caption: Text that came with it.
+    """
+
+    path: str
+    shown: str
+    source_id: str
+    out: str
+    config: dict[str, Any]
+    caption: str = ""
+
+
+def process(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
+    """Analyse and clip one source and commit its rows.
+
+    Args:
+        content: An `Item` as plain data.
+        alive: Told the seconds of film done.
+
+    Returns:
+        `{"status", "reason", "clips", "seconds"}`.
+    """
+    item = Item(**content)
+    config, out = from_json(item.config), Path(item.out)
+    try:
+        with scratch(out) as folder:
+            facts, analysis, album = analysed(item, config, folder, alive)
+            with_clips = clipped(item, config, facts, analysis, album, folder, alive)
+    except Rejected as rejected:
+        return fail(content, rejected.status, rejected.reason)
+    return commit(item, config, facts, analysis, *with_clips)
+
+
+def fail(content: dict[str, Any], status: str, reason: str) -> dict[str, Any]:
+    """Commit that a source gives nothing.
+
+    Args:
+        content: An `Item` as plain data.
+        status: One of `rows.FAILED`.
+        reason: Why, for people.
+
+    Returns:
+        As `process`.
+    """
+    item = Item(**content)
+    config = from_json(item.config)
+    row = SourceRow(**_named(item, config), status=status, reason=reason[:2000])
+    write_rows(rows.source_part(Path(item.out), item.source_id, config.fingerprint), [row], SourceRow)
+    return {"status": status, "reason": reason, "clips": 0, "seconds": 0.0}
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """Give a private folder on the output's file system; gone afterwards, swept by `gc` after a kill."""
+    folder = out / rows.TEMPORARY / f"{os.getpid()}-{next(_numbers)}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# Analysis --------------------------------------------------------------------------------------------------------
+
+
+def analysed(item: Item, config: CurationConfig, folder: Path, alive: Alive) -> tuple[Probe, Analysis, Album | None]:
+    """Return a film's analysis: the committed one where there is one, else by decoding."""
+    part = Path(item.out) / PARTS_OF_ANALYSES / f"{item.source_id}.{config.analysis_fingerprint}.parquet"
+    if is_whole(part):
+        return (*_load(read_part(part)[0]), None)
+    album = Album(folder / "album")
+    facts, analysis = analyse(
+        item.path, config.cuts, config.motion, config.limits, config.damage, album=album, alive=alive
+    )
+    write_part(part, [{**_prefixed(facts), **vars(analysis)}], _analysis_schema())
+    return facts, analysis, album
+
+
+def _prefixed(facts: Probe) -> dict[str, Any]:
+    return {f"probe_{key}": value for key, value in asdict(facts).items()}
+
+
+def _load(row: dict[str, Any]) -> tuple[Probe, Analysis]:
+    facts = Probe(**{f.name: row[f"probe_{f.name}"] for f in fields(Probe)})
+    return facts, Analysis(**{f.name: row[f.name] for f in fields(Analysis)})
+
+
+def _analysis_schema() -> Any:
+    columns = {f"probe_{f.name}": str(f.type) for f in fields(Probe)} | {f.name: str(f.type) for f in fields(Analysis)}
+    return rows.schema_of({name: rows.ARROW_TYPES[kind.removesuffix(" | None")] for name, kind in columns.items()})
+
+
+# Clips -----------------------------------------------------------------------------------------------------------
+
+
+def clipped(
+    item: Item,
+    config: CurationConfig,
+    facts: Probe,
+    analysis: Analysis,
+    album: Album | None,
+    folder: Path,
+    alive: Alive,
+) -> tuple[list[int], int, list[ClipRow]]:
+    """Write a film's clips and strips into their places.
+
+    Returns:
+        pts of the keyframes, number of shots, and the clips' rows.
+    """
+    with footage(item.path) as container:
+        stream, _ = examine(container, config.limits)
+        index = keyframes.index(container, stream)
+    stretches = shots(analysis)
+    if analysis.status == "corrupt":
+        return index.keyframes.tolist(), len(stretches), []
+    spans = plan(facts, analysis, index, config.clips)
+    files = _written(item, config, spans, analysis, folder, alive)
+    if files is None:  # copies that do not decode to the source's frames
+        spans = plan(facts, analysis, index, _encoding(config).clips)
+        files = _written(item, config, spans, analysis, folder, alive)
+        assert files is not None
+    made = [_finish(item, config, facts, analysis, album, *pair) for pair in zip(spans, files, strict=True)]
+    return index.keyframes.tolist(), len(stretches), made
+
+
+def _encoding(config: CurationConfig) -> CurationConfig:
+    return from_json({**config.to_json(), "clips": {**asdict(config.clips), "method": "encode"}})
+
+
+def _written(
+    item: Item, config: CurationConfig, spans: list[Span], analysis: Analysis, folder: Path, alive: Alive
+) -> list[Path] | None:
+    """Write clips into the private folder; None where a copy turns out not to be one."""
+    files = [folder / f"{number}.mp4" for number in range(len(spans))]
+    copies = bool(spans) and spans[0].packets is not None
+    try:
+        make(item.path, spans, files, config.limits, config.clips, alive)
+    except (OSError, ValueError):  # a muxer that does not take these packets
+        if not copies:
+            raise
+        return None
+    if copies and config.clips.verify_every:
+        for span, file in list(zip(spans, files, strict=True))[:: config.clips.verify_every]:
+            if check(file, span, analysis):
+                return None
+            alive(0.0)
+    return files
+
+
+def _finish(
+    item: Item, config: CurationConfig, facts: Probe, analysis: Analysis, album: Album | None, span: Span, file: Path
+) -> ClipRow:
+    """Put a clip and its strip into their places and describe it."""
+    from kineograph.curation.duplicates import video_hash
+
+    out = Path(item.out)
+    recipe = f"{span.method}.{config.recipe}"
+    name = clip_id(item.source_id, facts.stream, span.start, span.end, facts.time_base, recipe)
+    strip = out / rows.strip_file(name)
+    write_strip(strip, _three(album, span, file))
+    row = _clip_row(item, config, facts, analysis, span, name)
+    row = {**row, "sha256": sha256_of(file), "phash": video_hash(read_strip(strip))}
+    move(file, out / rows.clip_file(name))
+    return ClipRow(**row)
+
+
+def _three(album: Album | None, span: Span, file: Path) -> list[Any]:
+    """Return first, middle and last picture of a clip: from the analysis where it kept the exact ends."""
+    if album is not None:
+        found = [album.nearest(p, span.start, span.end) for p in (span.start, (span.start + span.end) // 2, span.end)]
+        if all(found) and found[0][0] == span.start:  # pyright: ignore
+            return [one[1] for one in found if one]
+    return pictures(file, LONG_SIDE)
+
+
+def _clip_row(
+    item: Item, config: CurationConfig, facts: Probe, analysis: Analysis, span: Span, name: str
+) -> dict[str, Any]:
+    unit = Fraction(facts.time_base)
+    frames = sum(span.start <= pts < span.end for pts in analysis.pts)
+    duration = float((span.end - span.start) * unit)
+    first = analysis.pts[0]
+    width, height = _size_at(analysis, span.start)
+    motion = config.motion
+    return {
+        "clip_id": name,
+        "source_id": item.source_id,
+        "source_path": item.shown,
+        "path": rows.clip_file(name),
+        "start_pts": span.start,
+        "end_pts": span.end,
+        "time_base": facts.time_base,
+        "start": float((span.start - first) * unit),
+        "end": float((span.end - first) * unit),
+        "duration": duration,
+        "frames": frames,
+        "fps": frames / duration,
+        "width": width,
+        "height": height,
+        "method": span.method,
+        **scores(analysis.pairs, span.start, span.end),
+        "motion_algorithm": motion.algorithm,
+        "motion_size": analysis.flow_size,
+        "motion_fps": motion.fps if motion.algorithm != "none" else 0.0,
+        "licence": config.licence,
+        "caption": item.caption,
+    }
+
+
+def _size_at(analysis: Analysis, pts: int) -> tuple[int, int]:
+    sizes = [[analysis.pts[0], analysis.width, analysis.height], *analysis.sizes]
+    return next((width, height) for at, width, height in reversed(sizes) if at <= pts)
+
+
+# Commitment ------------------------------------------------------------------------------------------------------
+
+
+def _named(item: Item, config: CurationConfig) -> dict[str, Any]:
+    """Return a source row's fields that are known without opening the file."""
+    return {
+        "source_id": item.source_id,
+        "path": item.shown,
+        "name": item.shown.rsplit("/", 1)[-1],
+        "bytes": _size(item.path),
+        "licence": config.licence,
+        "config": config.fingerprint,
+    }
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - the path may hold bytes that are not UTF-8
+    except OSError:
+        return 0
+
+
+def commit(
+    item: Item,
+    config: CurationConfig,
+    facts: Probe,
+    analysis: Analysis,
+    keys: list[int],
+    stretches: int,
+    clips: list[ClipRow],
+) -> dict[str, Any]:
+    """Write a source's clip rows, then its own row, which makes both count."""
+    out, unit = Path(item.out), Fraction(facts.time_base)
+    status, reason = analysis.status, analysis.reason
+    if status == rows.OK and not clips:
+        status = rows.FILTERED
+        longest = max((float((end - start) * unit) for start, end in shots(analysis)), default=0.0)
+        reason = f"no clip of {config.clips.min_seconds:g} s fits between cuts; the longest shot has {longest:.2f} s"
+    duration = float((analysis.end_pts - analysis.pts[0]) * unit)
+    row = SourceRow(
+        **_named(item, config),
+        status=status,
+        reason=reason,
+        container=facts.container,
+        codec=facts.codec,
+        pixel_format=analysis.pixel_format,
+        width=analysis.width,
+        height=analysis.height,
+        rotation=analysis.rotation,
+        fps=len(analysis.pts) / duration if duration else 0.0,
+        duration=duration,
+        frames=len(analysis.pts),
+        start_pts=analysis.pts[0],
+        end_pts=analysis.end_pts,
+        time_base=facts.time_base,
+        keyframes=keys,
+        hard_cuts=analysis.hard_cuts,
+        gradual=analysis.gradual,
+        holes=analysis.holes,
+        corrupt_frames=analysis.corrupt_frames,
+        shots=stretches,
+        clips=len(clips),
+    )
+    write_rows(rows.clips_part(out, item.source_id, config.fingerprint), clips, ClipRow)
+    write_rows(rows.source_part(out, item.source_id, config.fingerprint), [row], SourceRow)
+    return {"status": status, "reason": reason, "clips": len(clips), "seconds": duration}
+
+
+# Scores ----------------------------------------------------------------------------------------------------------
+
+_made: dict[str, Any] = {}
+
+
+def score(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
+    """Score the clips of one source and commit the rows.
+
+    Args:
+        content: `{"out", "source_id", "config", "scorer", "options"}`; `config` is the fingerprint of the clips.
+        alive: Told the seconds of film done.
+
+    Returns:
+        `{"clips"}`.
+    """
+    out, name = Path(content["out"]), content["scorer"]
+    key = repr((name, content["options"]))
+    if key not in _made:
+        _made[key] = scorer(name, content["options"])
+    made = _made[key]
+    found = []
+    for row in read_part(rows.clips_part(out, content["source_id"], content["config"])):
+        strip = read_strip(out / rows.strip_file(row["clip_id"]))
+        found.append({"clip_id": row["clip_id"], **made.score(strip, row)})
+        alive(row["duration"])
+    target = rows.scores_part(out, name, content["source_id"], made.fingerprint)
+    write_part(target, found, rows.schema_of({"clip_id": "string", **made.columns}))
+    return {"clips": len(found)}

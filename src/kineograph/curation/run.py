@@ -1,0 +1,483 @@
+"""The run: find the sources, do what is not done, score, write the manifest, and account for every file.
+
+`in = ok + filtered + failed`, always. What is done is known from the parts alone; a run that finds everything done
+opens no film.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kineograph.curation import rows
+from kineograph.curation.config import CurationConfig, scorer
+from kineograph.curation.executors import Executor, executor
+from kineograph.curation.ids import printable, source_id, text_id
+from kineograph.curation.parts import is_whole, place_text, read_part, sweep
+from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail
+from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_SOURCES
+from kineograph.curation.supervise import Allowance, Outcome
+from kineograph.errors import InputError
+
+SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".tsv", ".srt", ".vtt", ".ass", ".nfo", ".xml", ".yaml"})
+"""Suffixes of files that describe a film of the same name beside them, and are no sources of their own."""
+
+PROCESS = "kineograph.curation.pipeline:process"
+SCORE = "kineograph.curation.pipeline:score"
+SUMMARY_FILE = "summary.json"
+
+Progress = Callable[[int, int, str, dict[str, int]], None]
+"""Called with units done, units in all, what is done, and the number of sources by status."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file below the raw folder.
+
+    Attributes:
+        path: The file, as Python's file-system text.
+        shown: Relative to the raw folder, printable.
+        key: Device, inode, size and time of change, which stand for its content until one of them changes.
+        source_id: Of its bytes; of its name, where it cannot be read.
+        problem: Why it cannot be used, where that is known without opening it.
+    """
+
+    path: str
+    shown: str
+    key: tuple[int, int, int, int]
+    source_id: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a run.
+
+    Attributes:
+        sources: Files: `in`, `ok`, `filtered` and `failed`.
+        statuses: Files by status.
+        clips: Clips in all.
+        seconds: Seconds of film in the clips.
+        computed: Sources worked on in this run; the others were done before.
+        scored: Clips scored in this run, by scorer.
+        unscored: Sources that a scorer failed on, by scorer, with the first reason.
+        manifest: The manifest, or empty where there is no clip.
+        out: The output folder.
+        elapsed: Wall time in seconds.
+    """
+
+    sources: dict[str, int]
+    statuses: dict[str, int]
+    clips: int
+    seconds: float
+    computed: int
+    scored: dict[str, int] = field(default_factory=dict)
+    unscored: dict[str, str] = field(default_factory=dict)
+    manifest: str = ""
+    out: str = ""
+    elapsed: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Return the summary in words."""
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
+        lines = [
+            f"{self.sources['in']} sources: {counts}",
+            f"{self.clips} clips, {self.seconds:.1f} s of film",
+            f"{self.computed} sources worked on in {self.elapsed:.1f} s",
+            *(f"scorer {name} failed: {reason}" for name, reason in self.unscored.items()),
+            self.manifest or f"no clip; the reasons are in the report: kineograph curate report {self.out}",
+        ]
+        return "\n".join(lines)
+
+
+def curate(
+    raw: str | Path,
+    out: str | Path,
+    config: CurationConfig | None = None,
+    *,
+    resume: bool = False,
+    executor_name: str = "local",
+    workers: int | None = None,
+    captions: dict[str, str] | None = None,
+    process: str = PROCESS,
+    progress: Progress | None = None,
+) -> Summary:
+    """Turn a folder of films into clips with scores and a manifest.
+
+    Args:
+        raw: Folder of footage (searched with its subfolders), or one file.
+        out: Folder for the results.
+        config: What to compute; defaults where None.
+        resume: Go on in a folder that holds results; what is done with the same parameters is kept.
+        executor_name: `"local"`, `"ray"` or `"inline"`.
+        workers: Films worked on side by side.
+        captions: Text for films, by path relative to `raw`.
+        process: The function that works on a source, for tests.
+        progress: Told how far the run is.
+
+    Returns:
+        The counts.
+
+    Raises:
+        InputError: `raw` does not exist, or `out` holds results and `resume` is False.
+    """
+    started, config, root, place = time.monotonic(), config or CurationConfig(), Path(raw), Path(out)
+    _check_places(root, place, resume)
+    place.mkdir(parents=True, exist_ok=True)
+    with _locked(place):
+        engine = executor(executor_name, workers)
+        _remember(place, config)
+        found = identify(root, place)
+        todo, computed = _todo(found, place, config, captions or {}), 0
+        tell = _Teller(progress, len(todo))
+        for item, outcome in engine.run(process, todo, _allowance(config)):
+            computed += 1
+            tell(_settle(item, outcome, place))
+        scored, unscored = _score(engine, found, place, config, progress)
+        return _finish(found, place, config, computed, scored, unscored, started)
+
+
+def _check_places(root: Path, out: Path, resume: bool) -> None:
+    if not root.exists():
+        raise InputError(f"There is no file or folder '{root}' to curate.")
+    inside = out.resolve()
+    if root.is_dir() and (inside == root.resolve()):
+        raise InputError(f"The output folder '{out}' is the raw folder itself. Name another one with -o.")
+    if (out / rows.CONFIG_FILE).exists() and not resume:
+        raise InputError(f"'{out}' holds the results of a run. Add --resume to go on with it, or name another folder.")
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Let only one run at a time write into a folder; the lock goes with the process."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"Another run is writing into '{out}'. Wait for it, or name another folder.") from error
+        yield
+
+
+def _remember(out: Path, config: CurationConfig) -> None:
+    """Write the configuration and its fingerprints, by which the catalogue chooses parts."""
+    prints = {"config": config.fingerprint, "analysis": config.analysis_fingerprint}
+    content = config.to_json() | {"fingerprints": {**prints, "scorers": _scorer_prints(config)}}
+    place_text(out / rows.CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _scorer_prints(config: CurationConfig) -> dict[str, str]:
+    return {name: scorer(name, options).fingerprint for name, options in config.scorers.items()}
+
+
+def _allowance(config: CurationConfig) -> Allowance:
+    limits = config.limits
+    return Allowance(limits.memory_megabytes * 1_000_000, limits.stall_seconds, limits.slowest)
+
+
+# Sources ---------------------------------------------------------------------------------------------------------
+
+
+def find(root: Path) -> list[Found]:
+    """List the files below a folder, by path; files that describe a film beside them are left out, hidden ones too."""
+    if not root.is_dir():
+        return [_found(str(root), root.name, root.parent)]
+    names: list[str] = []
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if Path(folder, rows.CONFIG_FILE).exists() and Path(folder, PARTS_OF_SOURCES).is_dir():
+            below.clear()  # the output folder of a run
+            continue
+        films = {Path(name).stem for name in files if Path(name).suffix.lower() not in SIDECARS}
+        shown = (name for name in files if not name.startswith("."))
+        names += [os.path.join(folder, n) for n in shown if not _is_sidecar(n, films)]  # noqa: PTH118
+    return sorted((_found(name, os.path.relpath(name, root), root) for name in names), key=lambda one: one.shown)
+
+
+def _is_sidecar(name: str, films: set[str]) -> bool:
+    return Path(name).suffix.lower() in SIDECARS and Path(name).stem in films
+
+
+def _found(path: str, relative: str, root: Path) -> Found:
+    """Look at a file without opening it; links must not lead out of the raw folder."""
+    shown = printable(relative)
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        real = os.path.realpath(path)
+    except OSError as error:
+        return Found(path, shown, (0, 0, 0, 0), text_id("unreadable", shown), str(error.strerror))
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if os.path.islink(path) and not Path(real).is_relative_to(root.resolve()):  # noqa: PTH114
+        return Found(path, shown, key, text_id("link", shown), "a link that leads out of the raw folder")
+    return Found(path, shown, key)
+
+
+def identify(root: Path, out: Path) -> list[Found]:
+    """List the sources with their ids; only files that changed since the last run are read."""
+    known = _known(out)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: _identified(one, known), find(root)))
+    lines = [json.dumps({**asdict(one), "duplicate_of": twin}) for one, twin in zip(found, _twins(found), strict=True)]
+    text = "".join(line + "\n" for line in lines)
+    target = out / rows.FILES_FILE
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
+        place_text(target, text)
+    return found
+
+
+def _known(out: Path) -> dict[tuple[int, ...], str]:
+    """Return the ids of files seen before, by device, inode, size and time of change."""
+    file = out / rows.FILES_FILE
+    if not file.exists():
+        return {}
+    entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {tuple(entry["key"]): entry["source_id"] for entry in entries if not entry["problem"]}
+
+
+def _identified(one: Found, known: dict[tuple[int, ...], str]) -> Found:
+    if one.problem:
+        return one
+    name = known.get(one.key)
+    if name is None:
+        try:
+            name = source_id(one.path) if one.key[2] and os.path.isfile(one.path) else text_id("file", one.shown)  # noqa: PTH113
+        except OSError as error:
+            return Found(one.path, one.shown, one.key, text_id("unreadable", one.shown), str(error.strerror))
+    return Found(one.path, one.shown, one.key, name)
+
+
+def _twins(found: list[Found]) -> list[str]:
+    """Return for each file the first one with the same bytes; empty for the first itself."""
+    first: dict[str, str] = {}
+    return [twin if (twin := first.setdefault(one.source_id, one.shown)) != one.shown else "" for one in found]
+
+
+def _firsts(found: list[Found]) -> list[Found]:
+    """Return one file for each content."""
+    return [one for one, twin in zip(found, _twins(found), strict=True) if not twin]
+
+
+def _todo(found: list[Found], out: Path, config: CurationConfig, captions: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the items that have no part yet; files known to be useless get theirs at once."""
+    plain, items = config.to_json(), []
+    for one in _firsts(found):
+        if is_whole(rows.source_part(out, one.source_id, config.fingerprint)):
+            continue
+        caption = captions.get(one.shown, "") or _sidecar_caption(one.path)
+        item = asdict(Item(one.path, one.shown, one.source_id, str(out), plain, caption))
+        if one.problem:
+            fail(item, "unsupported" if "link" in one.problem else "unreadable", one.problem)
+        else:
+            items.append(item)
+    return items
+
+
+def _sidecar_caption(path: str) -> str:
+    """Return the text of a `.txt` file of the same name, on one line."""
+    try:
+        with open(os.path.splitext(path)[0] + ".txt", encoding="utf-8", errors="replace") as file:  # noqa: PTH122, PTH123
+            return " ".join(file.read(10_000).split())
+    except OSError:
+        return ""
+
+
+def _settle(item: dict[str, Any], outcome: Outcome, out: Path) -> str:
+    """Make sure that an item has its part, note what it cost, and return its status."""
+    result = outcome.result if outcome.status == "done" else fail(item, outcome.status, outcome.reason)
+    entry = {"source_id": item["source_id"], "path": item["shown"], "status": result["status"]}
+    entry |= {"seconds": round(outcome.seconds, 3), "film_seconds": result["seconds"], "log": outcome.log}
+    with (out / rows.LOG_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    return result["status"]
+
+
+class _Teller:
+    """Counts statuses for the progress display."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.counts = progress, total, Counter()
+        if progress and total:
+            progress(0, total, "sources", {})
+
+    def __call__(self, status: str) -> None:
+        self.counts[status] += 1
+        if self.progress:
+            self.progress(self.counts.total(), self.total, "sources", dict(self.counts))
+
+
+# Scores ----------------------------------------------------------------------------------------------------------
+
+
+def _score(
+    engine: Executor, found: list[Found], out: Path, config: CurationConfig, progress: Progress | None
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Run each scorer on the sources that it has not scored with its present fingerprint."""
+    scored, unscored = {}, {}
+    allowance = Allowance(0, max(config.limits.stall_seconds, 600.0))
+    for name, made in _scorer_prints(config).items():
+        items = [
+            {"out": str(out), "source_id": one.source_id, "config": config.fingerprint, "scorer": name}
+            | {"options": config.scorers[name]}
+            for one in _firsts(found)
+            if not is_whole(rows.scores_part(out, name, one.source_id, made)) and _has_clips(one, out, config)
+        ]
+        clips = 0
+        for done, (item, outcome) in enumerate(engine.run(SCORE, items, allowance), 1):
+            clips += outcome.result.get("clips", 0)
+            if outcome.status != "done":
+                unscored.setdefault(name, f"source {item['source_id']}: {outcome.reason}")
+            if progress:
+                progress(done, len(items), name, {})
+        if clips:
+            scored[name] = clips
+    return scored, unscored
+
+
+def _has_clips(one: Found, out: Path, config: CurationConfig) -> bool:
+    part = rows.source_part(out, one.source_id, config.fingerprint)
+    return is_whole(part) and rows.clips_part(out, one.source_id, config.fingerprint).exists() and _count(part) > 0
+
+
+def _count(part: Path) -> int:
+    return read_part(part)[0]["clips"]
+
+
+# The end ---------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    found: list[Found],
+    out: Path,
+    config: CurationConfig,
+    computed: int,
+    scored: dict[str, int],
+    unscored: dict[str, str],
+    started: float,
+) -> Summary:
+    """Count every file once, write the manifest, and return the summary; unchanged parts are not read again."""
+    state = _state(found, out, config)
+    stored = _stored(out, state)
+    if stored is None:
+        statuses, clips, seconds = _accounts(found, out, config)
+        manifest = _manifest(out, clips)
+        stored = {"state": state, "statuses": statuses, "clips": clips, "seconds": seconds, "manifest": manifest}
+        place_text(out / SUMMARY_FILE, json.dumps(stored, indent=2) + "\n")
+    statuses = stored["statuses"]
+    failed = sum(count for status, count in statuses.items() if status in rows.FAILED)
+    sources = {"in": len(found), "ok": statuses.get(rows.OK, 0), "filtered": statuses.get(rows.FILTERED, 0)}
+    sources["failed"] = failed
+    assert sources["in"] == sources["ok"] + sources["filtered"] + sources["failed"], (sources, statuses)
+    return Summary(
+        sources=sources,
+        statuses=statuses,
+        clips=stored["clips"],
+        seconds=stored["seconds"],
+        computed=computed,
+        scored=scored,
+        unscored=unscored,
+        manifest=str(out / stored["manifest"]) if stored["manifest"] else "",
+        out=str(out),
+        elapsed=time.monotonic() - started,
+    )
+
+
+def _state(found: list[Found], out: Path, config: CurationConfig) -> str:
+    """Return a hash of what the summary and manifest follow from: the sources and the names of their parts."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([config.fingerprint, [[one.shown, one.source_id] for one in found]]).encode())
+    for name, made in _scorer_prints(config).items():
+        folder = out / PARTS_OF_SCORES / name
+        there = (
+            sorted(p.name for p in folder.iterdir() if p.name.endswith(f".{made}.parquet")) if folder.is_dir() else []
+        )
+        digest.update(json.dumps([name, there]).encode())
+    return digest.hexdigest()
+
+
+def _stored(out: Path, state: str) -> dict[str, Any] | None:
+    """Return the last run's summary if it is of the same state and its manifest is there."""
+    try:
+        stored = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    whole = stored.get("state") == state and (not stored["manifest"] or (out / stored["manifest"]).exists())
+    return stored if whole else None
+
+
+def _accounts(found: list[Found], out: Path, config: CurationConfig) -> tuple[dict[str, int], int, float]:
+    """Return files by status, clips, and seconds of clips; a second file with the same bytes is filtered."""
+    statuses, clips, seconds = Counter[str](), 0, 0.0
+    for one, twin in zip(found, _twins(found), strict=True):
+        if twin:
+            statuses[rows.FILTERED] += 1
+            continue
+        row = read_part(rows.source_part(out, one.source_id, config.fingerprint))[0]
+        statuses[row["status"]] += 1
+        clips += row["clips"]
+        if row["clips"]:
+            made = read_part(rows.clips_part(out, one.source_id, config.fingerprint))
+            seconds += sum(clip["duration"] for clip in made)
+    return dict(sorted(statuses.items())), clips, seconds
+
+
+def _manifest(out: Path, clips: int) -> str:
+    """Write the manifest of all clips; none where there is no clip."""
+    from kineograph.curation.export import manifest
+
+    if not clips:
+        return ""
+    return manifest(out).name
+
+
+# Sweeping --------------------------------------------------------------------------------------------------------
+
+
+def gc(out: str | Path, dry_run: bool = False) -> list[Path]:
+    """Delete what the present configuration does not refer to: clips, strips and parts of older ones, and leftovers.
+
+    Args:
+        out: The output folder of a run.
+        dry_run: Only list.
+
+    Returns:
+        The files, sorted.
+    """
+    place = Path(out)
+    if not (place / rows.CONFIG_FILE).exists():
+        raise InputError(f"'{out}' is not the output folder of a run: it holds no {rows.CONFIG_FILE}.")
+    with _locked(place):
+        prints = json.loads((place / rows.CONFIG_FILE).read_text(encoding="utf-8"))["fingerprints"]
+        names = list((place / PARTS_OF_SOURCES).glob(f"*.{prints['config']}.parquet"))
+        sources = [name for name in names if is_whole(name)]
+        wanted = set(_wanted(place, sources, prints))
+        folders = (rows.CLIPS, rows.STRIPS, PARTS_OF_SOURCES, PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_ANALYSES)
+        return sweep(place, wanted, folders, dry_run)
+
+
+def _wanted(out: Path, sources: Iterable[Path], prints: dict[str, Any]) -> Iterator[Path]:
+    """Yield every file that a source's part refers to."""
+    for part in sources:
+        yield part
+        name = part.name.split(".")[0]
+        yield out / PARTS_OF_ANALYSES / f"{name}.{prints['analysis']}.parquet"
+        for which, made in prints["scorers"].items():
+            yield rows.scores_part(out, which, name, made)
+        clips = rows.clips_part(out, name, prints["config"])
+        if clips.exists():
+            yield clips
+            for row in read_part(clips):
+                yield out / row["path"]
+                yield out / rows.strip_file(row["clip_id"])
