@@ -173,3 +173,15 @@ def test_moments_refuse_other_dimensions_and_one_sample():
         Moments.empty(3).merge(Moments.empty(4))
     with pytest.raises(InputError, match="at least 2 samples"):
         Moments.of(torch.ones(1, 3)).covariance()
+
+
+def test_three_constant_images_give_the_statistics_of_pytorch_fid():
+    """pytorch-fid, tests/test_fid_score.py: pixels as features of constant images 0, 1/2 and 1."""
+    images = torch.tensor([0.0, 0.5, 1.0])[:, None].expand(3, 3 * 8 * 8)
+    moments = Moments.of(images)
+    assert torch.equal(moments.mean, torch.full((192,), 0.5, dtype=torch.float64))
+    assert torch.equal(moments.covariance(), torch.full((192, 192), 0.25, dtype=torch.float64))
+    one_by_one = Moments.empty(192)
+    for image in images:
+        one_by_one.update(image[None])
+    assert torch.allclose(one_by_one.covariance(), moments.covariance(), rtol=1e-12, atol=0)
