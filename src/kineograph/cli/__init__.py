@@ -18,6 +18,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kineograph.cli.evaluate",
         "Score clips: FVD, FID, CLIPSIM and others, with protocol and error bars.",
     ),
+    "curate": (
+        "kineograph.cli.curate",
+        "Turn raw footage into a training set: cuts, clips, scores, selection, export.",
+    ),
+    "convert": ("kineograph.cli.convert", "Write a checkpoint in another layout: ours, diffusers' or the authors'."),
     "data": ("kineograph.cli.data", "Obtain, import, make and check data sets."),
     "systems": ("kineograph.cli.systems", "List the published systems, or show one."),
     "doctor": ("kineograph.cli.doctor", "Say what is installed, what is missing and how to mend it."),

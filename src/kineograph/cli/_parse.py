@@ -102,6 +102,9 @@ def _chosen(module: ModuleType, name: str, words: list[str]) -> tuple[Any, str, 
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(_verbs_overview(module, name, kinds))
         raise SystemExit(0 if words else 2)
+    default = getattr(module, "DEFAULT_VERB", None)
+    if words[0] not in kinds and default is not None:
+        return kinds[default], f"kineograph {name}", words
     if words[0] not in kinds:
         raise unknown(f"verb of 'kineograph {name}'", words[0], kinds)
     return kinds[words[0]], f"kineograph {name} {words[0]}", words[1:]
@@ -112,7 +115,9 @@ def _verbs_overview(module: ModuleType, name: str, kinds: Mapping[str, Any]) -> 
     width = max(len(verb) for verb in kinds)
     lines = [f"  {verb:<{width}}  {(kind.__doc__ or '').splitlines()[0]}" for verb, kind in kinds.items()]
     title = (module.__doc__ or "").splitlines()[0]
-    return "\n".join([f"usage: kineograph {name} VERB [OPTIONS]", "", title, "", "verbs:", *lines]) + "\n"
+    default = getattr(module, "DEFAULT_VERB", None)
+    after = ["", f"Without a verb, {default} is meant."] if default else []
+    return "\n".join([f"usage: kineograph {name} VERB [OPTIONS]", "", title, "", "verbs:", *lines, *after]) + "\n"
 
 
 def _holder(kind: Any) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Item:
         out: The output folder.
         config: The configuration, as plain data.
         caption: Text that came with it.
+        spans: `[start, end, caption]` in seconds, for lists that caption stretches of a film.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Item:
     out: str
     config: dict[str, Any]
     caption: str = ""
+    spans: list[list[Any]] = field(default_factory=list)
 
 
 def process(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
@@ -246,8 +248,16 @@ def _clip_row(
         "motion_size": analysis.flow_size,
         "motion_fps": motion.fps if motion.algorithm != "none" else 0.0,
         "licence": config.licence,
-        "caption": item.caption,
+        "caption": _caption(item, float((span.start - first) * unit), float((span.end - first) * unit)),
     }
+
+
+def _caption(item: Item, start: float, end: float) -> str:
+    """Return the text of the listed stretch that covers most of a clip, or that of the whole film."""
+    from kineograph.curation.lists import ListedSource, Span
+
+    spans = tuple(Span(*listed) for listed in item.spans)
+    return ListedSource(Path(item.path), item.shown, item.caption, spans).caption_for(start, end)
 
 
 def _size_at(analysis: Analysis, pts: int) -> tuple[int, int]:

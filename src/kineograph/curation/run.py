@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kineograph.curation import rows
 from kineograph.curation.config import CurationConfig, scorer
@@ -29,6 +29,9 @@ from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_S
 from kineograph.curation.supervise import Allowance, Outcome
 from kineograph.errors import InputError
 
+if TYPE_CHECKING:
+    from kineograph.curation.lists import ListedSource, Listing
+
 SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".tsv", ".srt", ".vtt", ".ass", ".nfo", ".xml", ".yaml"})
 """Suffixes of files that describe a film of the same name beside them, and are no sources of their own."""
 
@@ -36,8 +39,11 @@ PROCESS = "kineograph.curation.pipeline:process"
 SCORE = "kineograph.curation.pipeline:score"
 SUMMARY_FILE = "summary.json"
 
-Progress = Callable[[int, int, str, dict[str, int]], None]
-"""Called with units done, units in all, what is done, and the number of sources by status."""
+LISTS = frozenset({".csv", ".tsv", ".jsonl"})
+"""Suffixes of lists of films."""
+
+Progress = Callable[[int, int, str, dict[str, int], float], None]
+"""Called with units done, units in all, what is done, the number of sources by status, and multiples of real time."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +118,20 @@ def curate(
     resume: bool = False,
     executor_name: str = "local",
     workers: int | None = None,
-    captions: dict[str, str] | None = None,
+    media: str | Path | None = None,
     process: str = PROCESS,
     progress: Progress | None = None,
 ) -> Summary:
     """Turn a folder of films into clips with scores and a manifest.
 
     Args:
-        raw: Folder of footage (searched with its subfolders), or one file.
+        raw: Folder of footage (searched with its subfolders), one film, or a list of films with captions.
         out: Folder for the results.
         config: What to compute; defaults where None.
         resume: Go on in a folder that holds results; what is done with the same parameters is kept.
         executor_name: `"local"`, `"ray"` or `"inline"`.
         workers: Films worked on side by side.
-        captions: Text for films, by path relative to `raw`.
+        media: Where the films of a list are; the list's own folder where None.
         process: The function that works on a source, for tests.
         progress: Told how far the run is.
 
@@ -141,12 +147,13 @@ def curate(
     with _locked(place):
         engine = executor(executor_name, workers)
         _remember(place, config)
-        found = identify(root, place)
-        todo, computed = _todo(found, place, config, captions or {}), 0
+        listing = _listing(root, media)
+        found = identify(root, place, listing)
+        todo, computed = _todo(found, place, config, listing), 0
         tell = _Teller(progress, len(todo))
         for item, outcome in engine.run(process, todo, _allowance(config)):
             computed += 1
-            tell(_settle(item, outcome, place))
+            tell(*_settle(item, outcome, place))
         scored, unscored = _score(engine, found, place, config, progress)
         return _finish(found, place, config, computed, scored, unscored, started)
 
@@ -191,8 +198,21 @@ def _allowance(config: CurationConfig) -> Allowance:
 # Sources ---------------------------------------------------------------------------------------------------------
 
 
-def find(root: Path) -> list[Found]:
+def _listing(root: Path, media: str | Path | None) -> Listing | None:
+    """Read a list of films, where the raw "folder" is one."""
+    if not root.is_file() or root.suffix.lower() not in LISTS:
+        return None
+    from kineograph.curation.lists import read
+
+    return read(root, media)
+
+
+def find(root: Path, listing: Listing | None = None) -> list[Found]:
     """List the files below a folder, by path; files that describe a film beside them are left out, hidden ones too."""
+    if listing is not None:
+        base = root.parent
+        paths = [source.path for source in listing.sources]
+        return sorted((_found(str(p), os.path.relpath(p, base), p.parent) for p in paths), key=lambda one: one.shown)
     if not root.is_dir():
         return [_found(str(root), root.name, root.parent)]
     names: list[str] = []
@@ -225,11 +245,11 @@ def _found(path: str, relative: str, root: Path) -> Found:
     return Found(path, shown, key)
 
 
-def identify(root: Path, out: Path) -> list[Found]:
+def identify(root: Path, out: Path, listing: Listing | None = None) -> list[Found]:
     """List the sources with their ids; only files that changed since the last run are read."""
     known = _known(out)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda one: _identified(one, known), find(root)))
+        found = list(pool.map(lambda one: _identified(one, known), find(root, listing)))
     lines = [json.dumps({**asdict(one), "duplicate_of": twin}) for one, twin in zip(found, _twins(found), strict=True)]
     text = "".join(line + "\n" for line in lines)
     target = out / rows.FILES_FILE
@@ -270,19 +290,27 @@ def _firsts(found: list[Found]) -> list[Found]:
     return [one for one, twin in zip(found, _twins(found), strict=True) if not twin]
 
 
-def _todo(found: list[Found], out: Path, config: CurationConfig, captions: dict[str, str]) -> list[dict[str, Any]]:
+def _todo(found: list[Found], out: Path, config: CurationConfig, listing: Listing | None) -> list[dict[str, Any]]:
     """Return the items that have no part yet; files known to be useless get theirs at once."""
     plain, items = config.to_json(), []
+    listed = {str(source.path): source for source in listing.sources} if listing else {}
     for one in _firsts(found):
         if is_whole(rows.source_part(out, one.source_id, config.fingerprint)):
             continue
-        caption = captions.get(one.shown, "") or _sidecar_caption(one.path)
-        item = asdict(Item(one.path, one.shown, one.source_id, str(out), plain, caption))
+        caption, spans = _text(one.path, listed.get(one.path))
+        item = asdict(Item(one.path, one.shown, one.source_id, str(out), plain, caption, spans))
         if one.problem:
             fail(item, "unsupported" if "link" in one.problem else "unreadable", one.problem)
         else:
             items.append(item)
     return items
+
+
+def _text(path: str, source: ListedSource | None) -> tuple[str, list[list[Any]]]:
+    """Return a film's caption and those of its stretches."""
+    if source is None:
+        return _sidecar_caption(path), []
+    return source.caption, [[span.start, span.end, span.caption] for span in source.spans]
 
 
 def _sidecar_caption(path: str) -> str:
@@ -294,28 +322,31 @@ def _sidecar_caption(path: str) -> str:
         return ""
 
 
-def _settle(item: dict[str, Any], outcome: Outcome, out: Path) -> str:
-    """Make sure that an item has its part, note what it cost, and return its status."""
+def _settle(item: dict[str, Any], outcome: Outcome, out: Path) -> tuple[str, float]:
+    """Make sure that an item has its part, note what it cost, and return its status and seconds of film."""
     result = outcome.result if outcome.status == "done" else fail(item, outcome.status, outcome.reason)
     entry = {"source_id": item["source_id"], "path": item["shown"], "status": result["status"]}
     entry |= {"seconds": round(outcome.seconds, 3), "film_seconds": result["seconds"], "log": outcome.log}
     with (out / rows.LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-    return result["status"]
+    return result["status"], result["seconds"]
 
 
 class _Teller:
     """Counts statuses for the progress display."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.counts = progress, total, Counter()
+        self.progress, self.total, self.counts = progress, total, Counter[str]()
+        self.started, self.film = time.monotonic(), 0.0
         if progress and total:
-            progress(0, total, "sources", {})
+            progress(0, total, "sources", {}, 0.0)
 
-    def __call__(self, status: str) -> None:
+    def __call__(self, status: str, seconds: float) -> None:
         self.counts[status] += 1
+        self.film += seconds
         if self.progress:
-            self.progress(self.counts.total(), self.total, "sources", dict(self.counts))
+            rate = self.film / max(time.monotonic() - self.started, 1e-3)
+            self.progress(self.counts.total(), self.total, "sources", dict(self.counts), rate)
 
 
 # Scores ----------------------------------------------------------------------------------------------------------
@@ -340,7 +371,7 @@ def _score(
             if outcome.status != "done":
                 unscored.setdefault(name, f"source {item['source_id']}: {outcome.reason}")
             if progress:
-                progress(done, len(items), name, {})
+                progress(done, len(items), name, {}, 0.0)
         if clips:
             scored[name] = clips
     return scored, unscored
@@ -435,10 +466,13 @@ def _accounts(found: list[Found], out: Path, config: CurationConfig) -> tuple[di
 
 def _manifest(out: Path, clips: int) -> str:
     """Write the manifest of all clips; none where there is no clip."""
-    from kineograph.curation.export import manifest
+    from kineograph.curation.duplicates import find as find_copies
+    from kineograph.curation.export import MANIFEST, manifest
 
     if not clips:
+        (out / MANIFEST).unlink(missing_ok=True)
         return ""
+    find_copies(out)
     return manifest(out).name
 
 
