@@ -1,0 +1,84 @@
+"""Adapters trained here run in diffusers, carry the authors' names, and come back."""
+
+import pytest
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from tiny import perturb, relative, unequal_clip
+
+from kineograph.checkpoints.lora import read_lora
+from kineograph.errors import InputError
+from kineograph.systems import systems
+from kineograph.systems.animatediff import AnimateDiffConfig
+from kineograph.systems.motion_lora import adapter_tensors, save_adapter
+from kineograph.temporal.adapters import add_adapter, fold_adapter
+
+SD = {
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "cross_attention_dim": 24,
+    "sample_size": 8,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 4,
+}
+CONFIG = AnimateDiffConfig(middle=True, motion_norm="clip", num_heads=4, norm_groups=8)
+
+
+def both():
+    image = UNet2DConditionModel(**SD)
+    adapter = MotionAdapter(
+        block_out_channels=(32, 64),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=4,
+        motion_norm_num_groups=8,
+        use_motion_mid_block=True,
+    )
+    reference = perturb(UNetMotionModel.from_unet2d(image, adapter)).eval()
+    ours = systems()["animatediff"].build(CONFIG, image).eval()
+    keys = systems()["animatediff"].key_maps["diffusers"](ours.config)
+    ours.unet.load_state_dict(keys.to_ours(reference.state_dict()), strict=True)
+    return reference, ours
+
+
+def trained(part):
+    reference, ours = both()
+    parameters = add_adapter(ours.unet, part, rank=3, alpha=1.5)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return reference, ours
+
+
+@pytest.mark.parametrize("part", ["motion", "domain"])
+@torch.no_grad()
+def test_an_adapter_trained_here_gives_the_same_in_diffusers(part):
+    reference, ours = trained(part)
+    x, t, context = unequal_clip(4), torch.tensor([7, 900]), torch.randn(2, 6, 24)
+    reference.load_lora_adapter(adapter_tensors(ours.unet, part), prefix="unet")
+    theirs = reference(x.transpose(1, 2), t, context.repeat_interleave(4, 0)).sample.transpose(1, 2)
+    found = ours(x, t, context)
+    assert relative(found, theirs) < 1e-5
+    fold_adapter(ours.unet, part)
+    assert relative(ours(x, t, context), theirs) < 1e-5
+
+
+def test_files_have_the_authors_names_and_are_read_back(tmp_path):
+    _, ours = trained("motion")
+    for layout in ("diffusers", "original"):
+        save_adapter(ours.unet, "motion", tmp_path / f"{layout}.safetensors", layout)
+    names = set(adapter_tensors(ours.unet, "motion", "original"))
+    stem = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor."
+    assert {f"{stem}to_q_lora.down.weight", f"{stem}to_out_lora.up.weight"} <= names
+    changes = [read_lora(tmp_path / f"{layout}.safetensors") for layout in ("diffusers", "original")]
+    assert len(changes[0]) == len(changes[1]) == len(names) // 2
+    deltas = [sorted(change.delta().norm().item() for change in read) for read in changes]
+    assert deltas[0] == pytest.approx(deltas[1])
+
+
+def test_the_domain_adapter_has_the_names_of_the_released_one():
+    _, ours = trained("domain")
+    names = adapter_tensors(ours.unet, "domain", "original")
+    assert "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight" in names
+    with pytest.raises(InputError, match="did you mean 'original'"):
+        adapter_tensors(ours.unet, "domain", "orignal")
