@@ -30,15 +30,26 @@ MAX_CLIPS = 300
 BESIDE = 6
 """Clips shown on either side of a threshold."""
 _NO_SCORES = frozenset(
-    ["start_pts", "end_pts", "start", "end", "corrupt_frames", "motion_median", "motion_p10", "motion_p90", "motion_fps"]
+    [
+        "start_pts",
+        "end_pts",
+        "start",
+        "end",
+        "corrupt_frames",
+        "motion_median",
+        "motion_p10",
+        "motion_p90",
+        "motion_fps",
+    ]
 )
 
 _STYLE = f"""
-:root {{ color-scheme: light dark; --ink: {CUT}; --paper: #fbf9f5; --line: #ddd6c9; --soft: #6b7480; }}
+:root {{ color-scheme: light dark; --ink: {CUT}; --paper: #fbf9f5;
+  --line: #ddd6c9; --soft: #6b7480; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --ink: #e8e4dc; --paper: #171c22; --line: #36404b; --soft: #9aa5b1; }} }}
-body {{ margin: 0 auto; max-width: 76rem; padding: 1.5rem; font: 15px/1.45 system-ui, sans-serif;
-       color: var(--ink); background: var(--paper); }}
+body {{ margin: 0 auto; max-width: 76rem; padding: 1.5rem;
+       font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); }}
 h1 {{ font-size: 1.6rem; margin: 0; }} h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
 h3 {{ font-size: .95rem; margin: 1.1rem 0 .3rem; overflow-wrap: anywhere; }}
 p, td, figcaption {{ color: var(--soft); }}
