@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
@@ -63,6 +64,27 @@ def _split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = dict(zip("qkv", value.chunk(3), strict=True)) if joint else {}
         apart |= {f"{stem}{part}_proj.{kind}": chunk.clone() for part, chunk in parts.items()} or {key: value}
     return apart
+
+
+def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a text encoder's weights as OpenCLIP's text tower; the inverse of `from_open_clip`.
+
+    The layer after the last and the projection, which models on the states before it never run but the authors' code
+    wants in the file, are a copy and zeros.
+    """
+    joint: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        stem, found, kind = key.partition("q_proj.")
+        if found:
+            joint[f"{stem}in_proj_{kind}"] = torch.cat([tensors[f"{stem}{part}_proj.{kind}"] for part in "qkv"])
+        elif not key.endswith(("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias")):
+            joint[key] = value
+    theirs = OPEN_CLIP.to_theirs(joint)
+    layers = shapes.count(theirs, r"transformer\.resblocks\.(\d+)\.")
+    last, more = (f"transformer.resblocks.{layer}." for layer in (layers - 1, layers))
+    theirs |= {more + key.removeprefix(last): value.clone() for key, value in theirs.items() if key.startswith(last)}
+    width = theirs["ln_final.weight"].shape[0]
+    return theirs | {"text_projection": torch.zeros(width, width), "logit_scale": torch.zeros(())}
 
 
 def text_encoder(tensors: Mapping[str, Tensor], activation: str, tokenizer: Any, where: str) -> TextEncoder:

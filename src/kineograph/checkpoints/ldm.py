@@ -99,6 +99,11 @@ def vae_keys(theirs: Mapping[str, Tensor]) -> KeyMap:
     return original_decoder_keys(shapes.count(theirs, r"decoder\.up\.(\d+)\."))
 
 
+def vae_keys_for(config: Mapping[str, Any]) -> KeyMap:
+    """Return the same map for an autoencoder's configuration."""
+    return original_decoder_keys(len(config["block_out_channels"]))
+
+
 def load_text(file: SingleFile, tokenizer: str | Path | None = None) -> TextEncoder:
     """Build the text encoder of a single file: OpenAI's CLIP, or OpenCLIP without its last layer.
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kineograph.checkpoints.image import INDEX, ImageModel, load_image_folder, read_index
 from kineograph.checkpoints.ldm import load_image_file
 from kineograph.checkpoints.lora import add_lora
-from kineograph.checkpoints.motion import load_adapter, load_motion_folder
+from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_folder
 from kineograph.checkpoints.original import load_original, needs_base
-from kineograph.checkpoints.pipelines import image_only, load_pipeline
+from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
 from kineograph.checkpoints.single_files import read_single
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
+from kineograph.models.video_unet import UNETS
 from kineograph.models.weights import read_json
 
 if TYPE_CHECKING:
     from kineograph.models.image_to_video import ImageToVideoModel
+
+ADAPTER = "motion_adapter"
+"""Where a pipeline's folder keeps motion modules."""
 
 
 def load_checkpoint(
@@ -48,13 +53,35 @@ def load_folder(folder: Path, base: str | Path | None) -> LatentVideoModel | Ima
     """Load a model folder, or a folder of motion modules on its base."""
     if (folder / INDEX).is_file():
         no_base(folder, base)
-        return load_latent_video(folder) if "kineograph" in read_index(folder) else load_pipeline(folder)
+        if "kineograph" in read_index(folder):
+            return load_latent_video(folder)
+        if (folder / ADAPTER / "config.json").is_file() and is_image(folder):
+            return load_animated(folder)
+        return load_pipeline(folder)
     if (folder / "temporal.json").is_file():
-        return load_motion_folder(folder, load_base(base, folder))
-    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("_class_name") == "MotionAdapter":
-        return load_adapter(folder, load_base(base, folder))
+        return put_on(read_motion_folder(folder), load_base(base, folder))
+    if is_adapter(folder):
+        return put_on(read_adapter(folder), load_base(base, folder))
     read_index(folder)
     raise AssertionError(folder)
+
+
+def load_animated(folder: Path) -> LatentVideoModel:
+    """Load a pipeline's folder that holds an image network and motion modules beside each other."""
+    modules, image = read_adapter(folder / ADAPTER), load_image_folder(folder)
+    own = {"scheduler": image.scheduler, **read_sidecar(folder).get("settings", {})}
+    return put_on(replace(modules, where=folder, noted={**modules.noted, "settings": own}), image)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds diffusers' `MotionAdapter`."""
+    file = folder / "config.json"
+    return file.is_file() and read_json(file).get("_class_name") == "MotionAdapter"
+
+
+def is_image(folder: Path) -> bool:
+    """Say whether the network in a pipeline's folder is an image network."""
+    return read_json(folder / "unet" / "config.json").get("_class_name") in UNETS
 
 
 def load_file(path: Path, base: str | Path | None) -> LatentVideoModel | ImageToVideoModel:

@@ -4,33 +4,66 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.networks import key_map, same
 from kineograph.checkpoints.pipelines import noted_settings, read_sidecar, settings_for
+from kineograph.checkpoints.shapes import blocks_of
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.video_unet import VideoUNet, read_plan
 from kineograph.models.weights import read_folder, read_json, read_safetensors
 from kineograph.systems import systems
 from kineograph.systems.animatediff import AnimateDiffConfig
-from kineograph.temporal.inflate import load_temporal_state_dict
+from kineograph.temporal.inflate import check_fits, load_temporal_state_dict, temporal_state_dict
 from kineograph.temporal.plan import Plan
 
 SYSTEM = "animatediff"
 PROCESS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 """AnimateDiff's process (configs/training/v1/training.yaml), whatever the image model was trained with."""
+FAMILIES = {
+    (320, 640, 1280, 1280): ("Stable Diffusion 1 or 2", (True, True, True, False)),
+    (320, 640, 1280): ("Stable Diffusion XL", (False, True, True)),
+}
+"""Kinds of image networks by the widths of their levels: the name, and which levels attend."""
+IMAGE = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types")
+"""What decides where motion modules sit and how wide they are."""
 
 
-def load_adapter(directory: str | Path, image: ImageModel) -> LatentVideoModel:
-    """Put a folder of diffusers' `MotionAdapter` on an image model.
+@dataclass(frozen=True)
+class MotionModules:
+    """Motion modules in the names of some layout.
+
+    Attributes:
+        where: File or folder.
+        tensors: The weights.
+        layout: `"original"`, `"diffusers"` or `"kineograph"`.
+        options: The version, for foreign layouts.
+        plan: Where they go, where that was noted.
+        noted: What stands in `kineograph.json` beside them.
+    """
+
+    where: Path
+    tensors: Mapping[str, Tensor]
+    layout: str
+    options: AnimateDiffConfig | None = None
+    plan: Plan | None = None
+    noted: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_adapter(directory: str | Path) -> MotionModules:
+    """Read a folder of diffusers' `MotionAdapter`.
+
+    Its norms span the clip, as diffusers computes them, unless the folder was written here from modules whose do not.
 
     Raises:
-        WeightsError: It is for an image model of another shape, or a file is damaged.
+        WeightsError: A file is damaged, or the folder holds more than motion modules.
     """
     folder = Path(directory)
     config, noted = read_json(folder / "config.json"), read_sidecar(folder)
@@ -45,30 +78,34 @@ def load_adapter(directory: str | Path, image: ImageModel) -> LatentVideoModel:
         motion_norm="clip",
     )
     plan = Plan.from_dict(noted["plan"]) if "plan" in noted else None
-    return put_on(read_folder(folder), options, image, folder, "diffusers", plan, noted)
+    return MotionModules(folder, read_folder(folder), "diffusers", options, plan, noted)
 
 
-def load_motion_folder(directory: str | Path, image: ImageModel) -> LatentVideoModel:
-    """Put a folder with `temporal.json`, `temporal.safetensors` and `kineograph.json` on an image model.
+def read_motion_folder(directory: str | Path) -> MotionModules:
+    """Read a folder with `temporal.json`, `temporal.safetensors` and `kineograph.json`.
 
     Raises:
-        WeightsError: It is for an image model of another shape, or a file is damaged.
+        WeightsError: A file is missing or damaged.
     """
     folder = Path(directory)
-    plan, noted = read_plan(folder / "temporal.json"), read_sidecar(folder)
-    assert plan is not None
-    network = VideoUNet(image.unet, plan)
-    load_temporal_state_dict(network.unet, read_safetensors(folder / "temporal.safetensors"))
-    return _model(network, image, noted.get("settings", {}).get("system", SYSTEM), folder, noted)
+    tensors = read_safetensors(folder / "temporal.safetensors")
+    plan = read_plan(folder / "temporal.json")
+    return MotionModules(folder, tensors, "kineograph", None, plan, read_sidecar(folder))
+
+
+def file_modules(where: Path, tensors: Mapping[str, Tensor]) -> MotionModules:
+    """Return the motion modules of a single file, whose names are the authors' or diffusers'."""
+    theirs = any("temporal_transformer." in key for key in tensors)
+    return MotionModules(where, tensors, "original" if theirs else "diffusers", options_of(tensors))
 
 
 def options_of(tensors: Mapping[str, Tensor]) -> AnimateDiffConfig:
-    """Return the version of a motion module in the authors' layout, read off its weights.
+    """Return the version of motion modules, read off their weights.
 
     Version 1 tells 24 frames apart and was trained with the image network's group norms over the clip; version 2 has a
     module in the middle block; later ones tell 32 frames apart.
     """
-    tables = [value.shape[1] for key, value in tensors.items() if key.endswith("pos_encoder.pe")]
+    tables = [value.shape[1] for key, value in tensors.items() if key.endswith(".pe")]
     frames = min(tables, default=32)
     blocks = [int(found[1]) for key in tensors if (found := re.search(r"transformer_blocks\.(\d+)\.", key))]
     return AnimateDiffConfig(
@@ -79,61 +116,107 @@ def options_of(tensors: Mapping[str, Tensor]) -> AnimateDiffConfig:
     )
 
 
-def put_on(
-    tensors: Mapping[str, Tensor],
-    options: AnimateDiffConfig,
-    image: ImageModel,
-    where: Path,
-    layout: str,
-    plan: Plan | None = None,
-    noted: dict[str, Any] | None = None,
-) -> LatentVideoModel:
-    """Put motion modules in a foreign layout on an image model.
+def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
+    """Put motion modules on an image model.
 
     Raises:
         WeightsError: They are for an image model of another shape.
     """
-    check_shape(tensors, image, where)
-    system = systems()[SYSTEM]
-    network = VideoUNet(image.unet, plan) if plan is not None else system.build(options, image.unet)
-    weights = key_map(system, network, layout).to_ours(tensors)
-    load_temporal_state_dict(network.unet, weights)
-    return _model(network, image, SYSTEM, where, noted or {})
-
-
-def _model(network: VideoUNet, image: ImageModel, system: str, where: Path, noted: dict[str, Any]) -> LatentVideoModel:
-    settings = settings_for(system, where.stem, image.scheduler, network.config, image.autoencoder.factor)
-    scheduler = {**image.scheduler, **PROCESS, "trained_betas": None} if system == SYSTEM else image.scheduler
-    changes = {"scheduler": scheduler, "licence": f"{settings.licence}; base: {image.licence}"}
-    settings = noted_settings(settings, {"settings": {**changes, **noted.get("settings", {})}}, str(where))
+    check_shape(modules, image.unet.config, f"the base '{image.name}'")
+    network = inflated(modules, image.unet)
+    load_temporal_state_dict(network.unet, in_our_names(modules, network))
+    name = modules.noted.get("settings", {}).get("system", SYSTEM)
+    settings = settings_for(name, modules.where.stem, image.scheduler, network.config, image.autoencoder.factor)
+    scheduler = {**image.scheduler, **PROCESS, "trained_betas": None} if name == SYSTEM else image.scheduler
+    licence = f"{settings.licence}; base: {image.licence}"
+    settings = replace(settings, scheduler=scheduler, licence=licence)
+    settings = noted_settings(settings, modules.noted, str(modules.where))
     return LatentVideoModel(network.eval(), image.autoencoder, image.text, settings)
 
 
+def inflated(modules: MotionModules, unet: Any) -> VideoUNet:
+    """Give an image network the layers that motion modules are the weights of."""
+    if modules.plan is not None:
+        return VideoUNet(unet, modules.plan)
+    return systems()[SYSTEM].build(modules.options, unet)
+
+
+def in_our_names(modules: MotionModules, network: VideoUNet) -> dict[str, Tensor]:
+    """Return the weights of motion modules in our names.
+
+    Raises:
+        WeightsError: A position table in the file is not the sinusoidal one that is computed here.
+    """
+    if modules.layout == "kineograph":
+        return dict(modules.tensors)
+    keys = key_map(systems()[SYSTEM], network, modules.layout)
+    for name, table in (item for kind in keys.tables for item in kind.of(modules.tensors).items()):
+        given = modules.tensors.get(name)
+        if given is not None and (given.shape != table.shape or (given.float() - table.float()).abs().max() > 2e-2):
+            raise WeightsError(f"'{modules.where}' has a position table '{name}' of its own; only sinusoids are known.")
+    return keys.to_ours(modules.tensors)
+
+
+def on_meta(modules: MotionModules, image: Mapping[str, Any]) -> tuple[VideoUNet, dict[str, Tensor]]:
+    """Return the network of motion modules without weights, and theirs in our names, checked.
+
+    Args:
+        modules: The modules.
+        image: The entries `IMAGE` of the image network's configuration.
+
+    Raises:
+        WeightsError: The weights do not fit.
+    """
+    from diffusers import UNet2DConditionModel
+
+    check_shape(modules, image, "the image network")
+    with torch.device("meta"):
+        network = inflated(modules, UNet2DConditionModel(**{name: image[name] for name in IMAGE}))
+    weights = in_our_names(modules, network)
+    check_fits(network.unet, weights, temporal_state_dict(network.unet), f"motion modules of '{modules.where}'")
+    return network, weights
+
+
+def image_of(modules: MotionModules) -> dict[str, Any]:
+    """Return what of an image network decides where motion modules sit, from what was noted or their widths.
+
+    Raises:
+        WeightsError: The widths are those of no published image network.
+    """
+    if "image" in modules.noted:
+        return dict(modules.noted["image"])
+    widths = module_widths(modules.tensors)
+    if widths not in FAMILIES:
+        raise WeightsError(
+            f"'{modules.where}' is for {family(widths)}, which is no published one. Give the image model as --base."
+        )
+    return {"block_out_channels": widths, "layers_per_block": 2, **blocks_of(list(FAMILIES[widths][1]))}
+
+
 def module_widths(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the channels of each level that a motion module was made for."""
+    """Return the channels of each level that motion modules were made for."""
     found: dict[int, int] = {}
     for key, value in tensors.items():
-        if match := re.match(r"(?:module\.)?down_blocks\.(\d+)\.motion_modules\..*proj_in\.weight", key):
+        if match := re.match(r"down_blocks\.(\d+)\..*\.(?:proj_in|temporal\.enter)\.weight", key):
             found[int(match[1])] = value.shape[0]
     return tuple(found[level] for level in sorted(found))
 
 
-def check_shape(tensors: Mapping[str, Tensor], image: ImageModel, where: Path) -> None:
+def check_shape(modules: MotionModules, image: Mapping[str, Any], whose: str) -> None:
     """Refuse motion modules for an image model of another shape, in words rather than keys.
 
     Raises:
         WeightsError: Names both shapes.
     """
-    made, given = module_widths(tensors), tuple(image.unet.config["block_out_channels"])
+    made, given = module_widths(modules.tensors), tuple(image["block_out_channels"])
     if made and made != given:
         raise WeightsError(
-            f"The motion module '{where}' is made for {family(made)}, and the base '{image.name}' is {family(given)}. "
+            f"The motion module '{modules.where}' is made for {family(made)}, and {whose} is {family(given)}. "
             "A motion module fits the image model it was trained on and what was finetuned from that."
         )
 
 
 def family(widths: tuple[int, ...]) -> str:
     """Name a kind of image network by its widths."""
-    known = {(320, 640, 1280, 1280): "Stable Diffusion 1 or 2", (320, 640, 1280): "Stable Diffusion XL"}
     words = f"an image network of {len(widths)} levels ({', '.join(map(str, widths))} channels)"
-    return f"{known[widths]}, {words}" if widths in known else words
+    return f"{FAMILIES[widths][0]}, {words}" if widths in FAMILIES else words

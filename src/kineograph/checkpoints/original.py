@@ -11,7 +11,7 @@ from torch import Tensor
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.ldm import SCHEDULER, load_text, load_vae
-from kineograph.checkpoints.motion import options_of, put_on
+from kineograph.checkpoints.motion import file_modules, put_on
 from kineograph.checkpoints.pipelines import settings_for
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
@@ -87,7 +87,7 @@ def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel
     """
     name = file.kind.name
     if base is not None and name == "motion_module":
-        return put_on(file.tensors, options_of(file.tensors), base, file.path, _layout(file))
+        return put_on(file_modules(file.path, file.tensors), base)
     if base is None:
         check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
     network = load_network(file)
@@ -124,8 +124,3 @@ def _of_base(file: SingleFile, base: ImageModel, network: VideoUNet) -> tuple[Fr
 def needs_base(file: SingleFile) -> bool:
     """Say whether a file lacks an autoencoder and a text encoder."""
     return not any(key.startswith(VAE) for key in file.tensors)
-
-
-def _layout(file: SingleFile) -> str:
-    """Say whether motion modules have the authors' names or diffusers'."""
-    return "original" if any("temporal_transformer." in key for key in file.tensors) else "diffusers"

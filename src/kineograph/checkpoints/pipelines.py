@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     return read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
 
 
-def noted_settings(settings: Settings, noted: dict[str, Any], where: str) -> Settings:
+def noted_settings(settings: Settings, noted: Mapping[str, Any], where: str) -> Settings:
     """Return the settings with those that were noted in their place.
 
     Raises:

@@ -148,14 +148,18 @@ class VideoUNet(nn.Module):
         Args:
             directory: Folder to write to; made where it is missing.
         """
-        root = Path(directory)
-        unet_dir = root / "unet"
+        self.save_image(directory)
+        if self.plan is not None:
+            write_temporal(self.plan, temporal_state_dict(self.unet), directory)
+
+    def save_image(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the image network alone, into `unet/`, as diffusers reads it; None keeps the data type."""
+        folder = Path(directory) / "unet"
         config = {"_class_name": type(self.unet).__name__, "_diffusers_version": diffusers.__version__}
         config |= {key: value for key, value in json.loads(self.unet.to_json_string()).items() if key not in config}
-        write_safetensors(spatial_state_dict(self.unet), unet_dir / f"{WEIGHTS}.safetensors", {"format": "pt"})
-        write_json(config, unet_dir / "config.json", sort_keys=True)
-        if self.plan is not None:
-            write_temporal(self.unet, self.plan, root)
+        weights = {key: value.to(dtype or value.dtype) for key, value in spatial_state_dict(self.unet).items()}
+        write_safetensors(weights, folder / f"{WEIGHTS}.safetensors", {"format": "pt"})
+        write_json(config, folder / "config.json", sort_keys=True)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> VideoUNet:
@@ -219,10 +223,10 @@ def _per_frame(value: Tensor | None, batch: int, frames: int, ndim: int, name: s
     return value.repeat_interleave(frames, 0)
 
 
-def write_temporal(network: nn.Module, plan: Plan, directory: str | Path) -> None:
-    """Write an inflated network's plan and temporal weights, `temporal.json` and `temporal.safetensors`."""
+def write_temporal(plan: Plan, weights: Mapping[str, Tensor], directory: str | Path) -> None:
+    """Write a plan and its temporal weights, `temporal.json` and `temporal.safetensors`."""
     root = Path(directory)
-    write_safetensors(temporal_state_dict(network), root / "temporal.safetensors", {"format": "pt"})
+    write_safetensors(weights, root / "temporal.safetensors", {"format": "pt"})
     write_json({"format": FORMAT, "plan": plan.to_dict()}, root / "temporal.json", sort_keys=True)
 
 

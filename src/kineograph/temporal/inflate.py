@@ -309,6 +309,16 @@ def load_checked(
     Raises:
         WeightsError: See `load_temporal_state_dict`; the message names `what` and example keys.
     """
+    check_fits(network, state_dict, expected, what)
+    network.load_state_dict(dict(state_dict), strict=False)
+
+
+def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Check names, shapes and values as `load_checked` does, and copy nothing; the network may be on the meta device.
+
+    Raises:
+        WeightsError: See `load_temporal_state_dict`; the message names `what` and example keys.
+    """
     misfits = {k: v for k, v in state_dict.items() if k in expected and expected[k].shape != v.shape}
     problems = [
         _listed("missing", [key for key in expected if key not in state_dict]),
@@ -318,7 +328,6 @@ def load_checked(
     ]
     if any(problems):
         raise WeightsError(f"The {what} do not fit this {type(network).__name__}: " + " ".join(filter(None, problems)))
-    network.load_state_dict(dict(state_dict), strict=False)
 
 
 def _shapes(key: str, given: Tensor, expected: Tensor) -> str:

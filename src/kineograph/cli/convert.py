@@ -1,0 +1,47 @@
+"""`kineograph convert`: a checkpoint in another layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from kineograph.cli._output import emit, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Write a model, or motion modules alone, in another layout: kineograph convert mm.ckpt -o mm --to diffusers."""
+
+    source: Annotated[Positional[Path], arg(metavar="IN")]
+    """Model folder, motion module or checkpoint file, as for `generate --model`."""
+    output: Annotated[Path, arg(aliases=("-o",))]
+    """Folder to write; with --to original a .safetensors file."""
+    to: Literal["kineograph", "diffusers", "original"]
+    """Layout to write: this library's, diffusers' or the authors'."""
+    base: Path | None = None
+    """Image model, for a source without autoencoder and text encoder (default: none)."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Data type of the written weights; fp32 keeps every value exactly."""
+    json: bool = False
+    """Print the result as one JSON document."""
+
+
+def run(args: Args) -> int:
+    """Convert and say what was written."""
+    import torch
+
+    from kineograph.checkpoints.convert import convert
+
+    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    done = convert(args.source, args.output, args.to, args.base, types[args.precision])
+    for note in done.notes:
+        say(f"Note: {note}.")
+    emit(
+        {"path": done.path, "what": done.what, "notes": done.notes},
+        f"{done.path}: {done.what}",
+        args.json,
+    )
+    return 0
