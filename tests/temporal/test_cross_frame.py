@@ -7,7 +7,7 @@ from tiny import FAMILIES, inputs, perturb, relative
 
 from kineograph.errors import InputError
 from kineograph.models.video_unet import VideoUNet
-from kineograph.systems import systems
+from kineograph.systems import systems, text2video_zero
 from kineograph.systems.text2video_zero import Text2VideoZeroConfig, moving_latents
 from kineograph.temporal.cross_frame import gather_frames, source_frames
 from kineograph.temporal.inflate import strip
@@ -84,3 +84,75 @@ def test_moving_latents_keep_the_variance_of_their_level():
     assert abs(later.var().item() - 1) < 0.05
     still = moving_latents(latent, 8, Text2VideoZeroConfig(motion=(0.0, 0.0)), 0.6, noise * 0)
     assert torch.allclose(still, latent.expand_as(still) * 0.6**0.5)
+
+
+class TestSampling:
+    """The whole procedure against diffusers' loops on a tiny Stable Diffusion network, with the same noise."""
+
+    @staticmethod
+    def parts(steps=50):
+        from diffusers import DDIMScheduler
+
+        from kineograph.diffusion.scheduler_config import read
+
+        family = FAMILIES["sd1"]
+        scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                                  set_alpha_to_one=False, steps_offset=1)  # fmt: skip
+        scheduler.set_timesteps(steps)
+        plan = read({"_class_name": "DDIMScheduler", **scheduler.config})
+        return perturb(family.build()), inputs(family), scheduler, plan
+
+    @pytest.mark.filterwarnings("ignore:torch.meshgrid", "ignore:Default grid_sample", "ignore:.*align_corners")
+    @torch.no_grad()
+    def test_equals_diffusers(self):
+        import copy
+
+        unet, call, scheduler, plan = self.parts()
+        text, frames = torch.randn(2, 7, call["context"].shape[-1]), 5
+        x, noise = torch.randn(1, 4, 8, 8), torch.randn(frames - 1, 4, 8, 8)
+        ours = self.ours(copy.deepcopy(unet), plan, text, x[:, None], noise[None])
+        pipe = zero.TextToVideoZeroPipeline.__new__(zero.TextToVideoZeroPipeline)
+        unet.set_attn_processor(zero.CrossFrameAttnProcessor2_0(batch_size=2))
+        pipe.register_modules(unet=unet, scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        loop = lambda latents, timesteps: pipe.backward_loop(
+            latents, timesteps, text.repeat_interleave(len(latents), 0), 3.0, None, 1, 0, {}
+        )
+        times = scheduler.timesteps
+        first = loop(x, times[:2])
+        moved = zero.create_motion_field_and_warp_latents(
+            12, 12, list(range(1, frames)), loop(first, times[2:5]).repeat(frames - 1, 1, 1, 1)
+        )
+        kept = scheduler.alphas_cumprod[times[2]] / scheduler.alphas_cumprod[times[5]]
+        theirs = loop(torch.cat([first, kept.sqrt() * moved + (1 - kept).sqrt() * noise]), times[2:])
+        assert relative(ours[0], theirs) < 1e-4
+
+    @staticmethod
+    def ours(unet, plan, text, x, noise, **options):
+        from kineograph.diffusion.denoiser import NetworkDenoiser
+        from kineograph.diffusion.guidance import classifier_free
+
+        network = systems()["text2video_zero"].build(image_unet=unet)
+        denoiser = NetworkDenoiser(network, plan.schedule, plan.kind)
+        guided = classifier_free(denoiser, text[1:], text[:1], 3.0)
+        levels = plan.levels(50)
+        return text2video_zero.sample(guided, x, levels, noise, **options)
+
+    @torch.no_grad()
+    def test_smoothing_leaves_the_foreground_and_moves_the_background(self):
+        config = Text2VideoZeroConfig(smoothing=1.0, motion=(64.0, 0.0))
+        x, masks = torch.randn(1, 3, 4, 8, 8), torch.zeros(1, 3, 1, 8, 8)
+        masks[..., :4, :] = 1
+        smoothed = text2video_zero.smooth_background(x, masks, config)
+        assert torch.equal(smoothed[..., :4, :], x[..., :4, :])
+        assert torch.equal(smoothed[:, 1, :, 4:, :7], x[:, 0, :, 4:, 1:])
+        unet, call, _, plan = self.parts()
+        text = torch.randn(2, 7, call["context"].shape[-1])
+        arguments = (unet, plan, text, torch.randn(1, 1, 4, 8, 8), torch.randn(1, 2, 4, 8, 8))
+        plain, kept = self.ours(*arguments), self.ours(*arguments, masks=torch.ones_like(masks))
+        assert relative(kept, plain) < 1e-5
+        assert relative(self.ours(*arguments, masks=masks), plain) > 1e-3
+
+    def test_stages_scale_with_the_steps(self):
+        assert text2video_zero.stages(50, Text2VideoZeroConfig()) == (2, 5)
+        assert text2video_zero.stages(30, Text2VideoZeroConfig()) == (1, 3)

@@ -59,6 +59,11 @@ class Levels:
         """Return the number of steps, one less than the number of levels."""
         return len(self.t) - 1
 
+    def part(self, start: int, stop: int) -> Levels:
+        """Return the levels of steps `start` to `stop - 1`; negative and missing ends as in slices of the steps."""
+        first, last, _ = slice(start, stop).indices(len(self))
+        return Levels(*(values[first : last + 1] for values in (self.t, self.alpha, self.sigma)))
+
     def pair(self, i: int) -> tuple[float, float, float, float]:
         """Return alpha and sigma where step i starts, then alpha and sigma where it ends."""
         return self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]

@@ -7,7 +7,7 @@ arXiv:2303.13439. Read beside the authors' code at commit fd76734e, `text_to_vid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,12 @@ from kineograph.temporal.plan import Plan, Source
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kineograph.diffusion.denoiser import Denoiser
+    from kineograph.diffusion.levels import Levels
+    from kineograph.diffusion.samplers import Step
     from kineograph.models.video_unet import VideoUNet
 
+PUBLISHED_STEPS = 50
 CARD = Card(
     title="Text2Video-Zero: Text-to-Image Diffusion Models are Zero-Shot Video Generators",
     authors="Levon Khachatryan, Andranik Movsisyan, Vahram Tadevosyan et al.",
@@ -32,7 +36,11 @@ CARD = Card(
         "The frames start from one half-denoised latent, moved a little further for each frame and noised again.",
         "No weights and no training: any image model, also with ControlNet.",
     ),
-    differs=("Background smoothing, which needs a saliency model, is not part of it; diffusers lacks it too.",),
+    differs=(
+        "Background smoothing takes masks from the caller: the authors' saliency model is not part of it.",
+        "The share of variance kept on the way back to the noisier level is the exact quotient of the two levels; the "
+        "authors multiply alphas shifted by one timestep of 1000.",
+    ),
 )
 
 
@@ -51,6 +59,7 @@ class Text2VideoZeroConfig:
         motion: Pixels right and down per frame, in a square of 512 (text_to_video_pipeline.py: 12, 12).
         moved_at: Denoising steps left when the latent is moved (diffusers' t0, of 50 steps: 44).
         noised_to: Denoising steps left after it is noised again (diffusers' t1: 47).
+        smoothing: Share of the moved first frame in the background (text_to_video_pipeline.py, `smooth_bg_strength`).
     """
 
     image: Mapping[str, Any] = field(default_factory=_stable_diffusion_1)
@@ -58,6 +67,7 @@ class Text2VideoZeroConfig:
     motion: tuple[float, float] = (12.0, 12.0)
     moved_at: int = 44
     noised_to: int = 47
+    smoothing: float = 0.4
 
 
 def build(config: Text2VideoZeroConfig, image_unet: Any = None) -> VideoUNet:
@@ -90,6 +100,69 @@ def moving_latents(
     repeated = latent.expand(-1, num_frames - 1, -1, -1, -1)
     moved = warp(repeated, translations(num_frames, config.motion, latent.device)[1:])
     return remaining**0.5 * moved + (1 - remaining) ** 0.5 * noise
+
+
+def smooth_background(x: Tensor, masks: Tensor, config: Text2VideoZeroConfig) -> Tensor:
+    """Mix the moved first frame into what lies outside the masks (arXiv:2303.13439, eq. 12), at any noise level.
+
+    Args:
+        x: Latents `(batch, frames, channels, height, width)`.
+        masks: 1 on what is to stay as it is, 0 on background, `(batch, frames, 1, height, width)`.
+        config: The motion and the strength.
+    """
+    from kineograph.temporal.motion_field import translations, warp
+
+    moved = warp(x[:, :1].expand_as(x), translations(x.shape[1], config.motion, x.device))
+    return masks * x + (1 - masks) * (config.smoothing * moved + (1 - config.smoothing) * x)
+
+
+def stages(steps: int, config: Text2VideoZeroConfig) -> tuple[int, int]:
+    """Return after how many of the steps the frames part, and after how many the first one is moved."""
+    return tuple(round(steps * (1 - (left + 1) / PUBLISHED_STEPS)) for left in (config.noised_to, config.moved_at))  # pyright: ignore[reportReturnType]
+
+
+def sample(
+    denoiser: Denoiser,
+    x: Tensor,
+    levels: Levels,
+    noise: Tensor,
+    config: Text2VideoZeroConfig | None = None,
+    *,
+    masks: Tensor | None = None,
+    callback: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Make a clip from the noise of its first frame (arXiv:2303.13439, algorithm 1), by DDIM.
+
+    The first frame is denoised alone; a few steps on its latent is moved for each later frame and noised back; then all
+    frames are denoised together, looking at the first.
+
+    Args:
+        denoiser: The network of `build`, with guidance; a ControlNet enters here.
+        x: Noise of the first frame, `(batch, 1, channels, height, width)`.
+        levels: From noise to data; variance-preserving.
+        noise: Standard normal for the later frames, `(batch, frames - 1, channels, height, width)`.
+        config: Motion and stages; None takes the published ones.
+        masks: Foreground, `(batch, frames, 1, height, width)`, for background smoothing; None leaves it out.
+        callback: Called after each step.
+
+    Returns:
+        Latents `(batch, frames, channels, height, width)`.
+    """
+    import torch
+
+    from kineograph.diffusion.samplers import ddim
+
+    config = config or Text2VideoZeroConfig()
+    parted, moved = stages(len(levels), config)
+    first = ddim(denoiser, x, levels.part(0, parted), callback=callback) if parted else x
+    later = ddim(denoiser, first, levels.part(parted, moved), callback=callback)
+    remaining = (levels.alpha[parted] / levels.alpha[moved]) ** 2
+    clip = torch.cat([first, moving_latents(later, noise.shape[1] + 1, config, remaining, noise)], dim=1)
+    if masks is None:
+        return ddim(denoiser, clip, levels.part(parted, len(levels)), callback=callback)
+    for i in range(parted, len(levels)):
+        clip = smooth_background(ddim(denoiser, clip, levels.part(i, i + 1), callback=callback), masks, config)
+    return clip
 
 
 SYSTEM = System(
