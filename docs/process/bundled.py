@@ -36,7 +36,7 @@ from kineograph.diffusion.samplers import ddim, ddpm
 from kineograph.diffusion.solvers import dpm_solver_pp, heun, unipc
 
 HERE = Path(__file__).parent
-PROMPTS = ["a juggling man", "a dancing woman", "a smiling face with hearts", "a running dog"]
+PROMPTS = ["red apple", "smiling face with hearts", "dog face", "woman dancing", "loudly crying face", "automobile"]
 RUNS = {
     "DDPM 1000": (ddpm, 1000),
     "DDIM 1000": (ddim, 1000),
@@ -145,6 +145,27 @@ def grid_picture(rows):
     return picture
 
 
+def table_picture(names, clips):
+    """Put the pictures of each sampler in a row, names on the left."""
+    from PIL import ImageDraw
+
+    rows = [torch.cat([clip[0] for clip in clips[name]], dim=2).clamp(-1, 1) for name in names]
+    height, width = rows[0].shape[-2:]
+    picture = Image.new("RGB", (width + 110, height * len(rows)), "white")
+    for k, (name, row) in enumerate(zip(names, rows, strict=True)):
+        picture.paste(Image.fromarray(((row + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()), (110, k * height))
+        ImageDraw.Draw(picture).text((4, k * height + height // 2 - 5), name, fill="black")
+    return picture
+
+
+def autocast(device, precision):
+    """Return the context in which the network computes in bfloat16, where that is wanted and there."""
+    from kineograph.models.devices import has_bf16
+
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16())
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
 def run_samplers(options):
     """Compare the samplers on prompts and write samplers-bundled.{json,png}."""
     import kineograph
@@ -152,15 +173,17 @@ def run_samplers(options):
 
     parts = kineograph.load(options.model).parts
     own, seeds = parts.settings, list(range(len(options.prompts)))
-    shape = parts.latent_shape(own.num_frames, own.height, own.width)
+    shape = parts.latent_shape(options.frames or 1, own.height, own.width)
     noise = draw_noise(own, shape, seeds).to(parts.device)
     denoiser = classifier_free(parts.denoiser(), parts.text(options.prompts), _empty(parts, seeds), own.guidance_scale)
-    results, records = compare_samplers(denoiser, parts.schedule, noise, seeds)
+    with autocast(parts.device, options.precision):
+        results, records = compare_samplers(denoiser, parts.schedule, noise, seeds)
     shown = [name for name in ("DDPM 1000", "DDIM 50", "DPM-Solver++ 20", "DPM-Solver++ 12") if name in results]
     clips = {name: parts.autoencoder.decode(results[name].float()) for name in shown}
     rows = [(f"{name}\n{prompt[:18]}", clips[name][k]) for k, prompt in enumerate(options.prompts) for name in shown]
-    record = {"prompts": options.prompts, "guidance": own.guidance_scale, **records}
-    write(options.output, "samplers-bundled", record, grid_picture(rows))
+    record = {"prompts": options.prompts, "frames": shape[0], "guidance": own.guidance_scale, **records}
+    picture = grid_picture(rows) if shape[0] > 1 else table_picture(shown, clips)
+    write(options.output, "samplers-bundled", record, picture)
     print(json.dumps(records, indent=2))
 
 
@@ -173,26 +196,28 @@ def run_inversion(options):
     parts = kineograph.load(options.model).parts
     own = parts.settings
     denoiser = NetworkDenoiser(parts.network, parts.schedule, parts.plan.kind, torch.float32)
-    rows = read_manifest(options.data, "test")[: options.count]
+    frames = options.frames or 4
+    rows = [row for row in read_manifest(options.data, options.split) if row.frames > frames][: options.count]
     root = manifest_path(options.data).parent
-    rates = {"fps": own.fps, "num_frames": own.num_frames, "size": (own.height, own.width), "background": "white"}
-    clips = torch.stack([Video.read(root / row.path, **rates).frames for row in rows])
+    read = lambda row: Video.read(root / row.path, fps=own.fps, background="white").resize(own.width, own.height)
+    clips = torch.stack([read(row).frames[:frames] for row in rows])
     latents = parts.autoencoder.encode(clips.float().to(parts.device))
-    text, record = parts.text([row.caption for row in rows]), {"clips": len(rows), "psnr_of_latents": {}}
+    facts = {"clips": len(rows), "split": options.split, "frames": frames, "precision": options.precision}
+    text, record = parts.text([row.caption for row in rows]), {**facts, "psnr_of_latents": {}}
     for steps in options.steps:
         measured = {}
         for k in range(len(rows)):  # one clip at a time, as in sampling
             own_text, empty = text[k : k + 1], _empty(parts, [0])
-            null = options.null_text and steps == options.steps[-1]
-            back = round_trips(
-                denoiser, parts.schedule, latents[k : k + 1], own_text, empty, own.guidance_scale, steps, null
-            )
+            null, clip = options.null_text and steps == options.steps[0], latents[k : k + 1]
+            with autocast(parts.device, options.precision):
+                back = round_trips(denoiser, parts.schedule, clip, own_text, empty, own.guidance_scale, steps, null)
             for name, clip in back.items():
                 measured.setdefault(name, []).append(float(psnr(latents[k : k + 1].double(), clip)))
         record["psnr_of_latents"][steps] = {
             name: {"mean": sum(v) / len(v), "lowest": min(v)} for name, v in measured.items()
         }
         print(steps, json.dumps(record["psnr_of_latents"][steps], indent=2), flush=True)
+        write(options.output, "inversion-bundled", record)
     write(options.output, "inversion-bundled", record, _plot(record["psnr_of_latents"]))
 
 
@@ -207,7 +232,7 @@ def _plot(table):
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(5.4, 3.6))
-    for name in list(table.values())[-1]:
+    for name in dict.fromkeys(name for ways in table.values() for name in ways):
         points = [(steps, ways[name]["mean"]) for steps, ways in table.items() if name in ways]
         axis.plot(*zip(*points, strict=True), "o-", ms=3, label=name)
     axis.axhline(60, color="k", ls=":", lw=0.8)
@@ -228,7 +253,10 @@ def main():
     parser.add_argument("--prompts", nargs="+", default=PROMPTS)
     parser.add_argument("--data", default="emoji", help="data set folder with a manifest")
     parser.add_argument("--count", type=int, default=16, help="clips to invert")
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50], help="steps of the round trips")
+    parser.add_argument("--split", default="held-out-combinations", help="split whose clips are inverted")
+    parser.add_argument("--frames", type=int, help="frames per clip (default: 1 for samplers, 4 for inversion)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="steps; null-text at the first number")
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"], help="of the network")
     parser.add_argument("--no-null-text", dest="null_text", action="store_false")
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="where picture and record go")
     options = parser.parse_args()
