@@ -17,6 +17,7 @@ TEMPORAL = {
 TOTAL = {
     ("videocrafter", "v1"): 1144.5,
     ("videocrafter", "v2"): 1413.3,
+    ("videocrafter", "i2v"): 1438.8,
     ("show1", "base"): 1726.8,
     ("show1", "latent"): 1411.2,
 }

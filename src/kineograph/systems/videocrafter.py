@@ -31,9 +31,9 @@ CARD = Card(
     adds=(
         "After every spatial transformer one over the frames of each position, and one after the first convolution.",
         "Version 1 tells frames apart by learned codes of their distance, added to keys and values.",
+        "Its image-to-video model also attends to 16 tokens of a picture, with keys and values of their own.",
         "Version 2 has no such codes but ModelScopeT2V's temporal convolutions and the frame rate as a condition.",
     ),
-    differs=("Image-to-video, which adds a second cross-attention to image tokens, is not part of it yet.",),
 )
 
 
@@ -60,6 +60,7 @@ class VideoCrafterConfig:
         relative: Distances between frames up to this have learned codes (version 1: `temporal_length` 16); None: none.
         convolutions: Also a temporal convolution after every ResNet block (version 2).
         conv_dropout: Dropout inside it (0.1).
+        picture_tokens: The last so many tokens of the context are a picture's (image-to-video: 16).
         single_frame: `"run"`: temporal layers also see clips of one frame; `"skip"`: one frame is an image.
     """
 
@@ -69,11 +70,14 @@ class VideoCrafterConfig:
     relative: int | None = None
     convolutions: bool = True
     conv_dropout: float = 0.1
+    picture_tokens: int = 0
     single_frame: Literal["run", "skip"] = "run"
 
 
-def plan(config: VideoCrafterConfig, norm_groups: int) -> Plan:
-    """Return where the temporal layers go."""
+def plan(config: VideoCrafterConfig, image: Mapping[str, Any]) -> Plan:
+    """Return where the temporal layers go in an image network of the given configuration."""
+    norm_groups = image["norm_num_groups"] or 32
+    picture = {"context_channels": image.get("cross_attention_dim"), "tokens": config.picture_tokens}
     transformer = {"norm_groups": norm_groups, "head_dim": config.head_dim, "relative": config.relative}
     first = Placement("conv_in", "temporal_transformer", {**transformer, "num_heads": config.input_heads})
     convolution = {"norm_groups": norm_groups, "dropout": config.conv_dropout}
@@ -81,6 +85,7 @@ def plan(config: VideoCrafterConfig, norm_groups: int) -> Plan:
         *([first] if config.input_heads else []),
         *([Placement("resnet", "temporal_convolution", convolution)] if config.convolutions else []),
         Placement("attention", "temporal_transformer", transformer),
+        *([Placement("cross_attention", "picture_attention", picture)] if config.picture_tokens else []),
     )
     return Plan(placements, single_frame=config.single_frame)
 
@@ -92,12 +97,13 @@ def build(config: VideoCrafterConfig, image_unet: Any = None) -> VideoUNet:
     from kineograph.models.video_unet import VideoUNet
 
     unet = image_unet or UNet2DConditionModel(**config.image)
-    return VideoUNet(unet, plan(config, norm_groups=unet.config["norm_num_groups"] or 32))
+    return VideoUNet(unet, plan(config, unet.config))
 
 
 PRESETS = {
     "v2": VideoCrafterConfig(image=_stable_diffusion_2(class_embed_type="timestep")),
     "v1": VideoCrafterConfig(relative=16, convolutions=False),
+    "i2v": VideoCrafterConfig(image=_stable_diffusion_2(class_embed_type="timestep"), picture_tokens=16),
     "tiny": VideoCrafterConfig(
         image=_stable_diffusion_2(
             sample_size=8,
@@ -124,6 +130,11 @@ RELATIVE_KEYS = nest(
     ],
 )
 
+PICTURE_KEYS = nest(
+    [("transformer_blocks.{n}.attn2.", "transformer_blocks.{n}.attn2.temporal.")],
+    [("to_k_ip.", "key."), ("to_v_ip.", "value.")],
+)
+
 
 def original_keys(image: Mapping[str, Any]) -> KeyMap:
     """Return the map between the authors' files (`model.diffusion_model.` removed) and ours."""
@@ -134,6 +145,7 @@ def original_keys(image: Mapping[str, Any]) -> KeyMap:
         pairs=(
             *nest(temporals, [*RELATIVE_KEYS, *TRANSFORMER_KEYS]),
             *nest(convolutions, CONVOLUTION_KEYS),
+            *nest(places.attentions, PICTURE_KEYS),
             ("fps_embedding.0.", "class_embedding.linear_1."),
             ("fps_embedding.2.", "class_embedding.linear_2."),
             *places.spatial(),
@@ -142,6 +154,26 @@ def original_keys(image: Mapping[str, Any]) -> KeyMap:
         rest="error",
         what="VideoCrafter",
     )
+
+
+def resampler_keys() -> KeyMap:
+    """Return the map between the authors' resampler (`image_proj_model.` removed) and `models.picture`'s.
+
+    Their `to_kv` holds keys, then values; `split_keys_values` takes it apart.
+    """
+    block = [("0.norm1.", "ln0."), ("0.norm2.", "ln1."), ("0.to_out.", "attn.to_out.0."), ("0.to_", "attn.to_")]
+    feed = [("1.0.", "ff.0."), ("1.1.", "ff.1.net.0.proj."), ("1.3.", "ff.1.net.2.")]
+    return KeyMap(pairs=nest([("layers.{n}.", "layers.{n}.")], [*block, *feed]), what="VideoCrafter resampler")
+
+
+def split_keys_values(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace each `to_kv` weight by its halves `to_k` and `to_v`."""
+    split = dict(tensors)
+    for name in [name for name in tensors if name.endswith("to_kv.weight")]:
+        keys, values = split.pop(name).chunk(2)
+        stem = name.removesuffix("kv.weight")
+        split |= {f"{stem}k.weight": keys, f"{stem}v.weight": values}
+    return split
 
 
 SYSTEM = System(

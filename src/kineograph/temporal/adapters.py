@@ -91,8 +91,8 @@ def adapter_factors(network: nn.Module, part: Part) -> Iterator[tuple[str, Tenso
         InputError: The network has no such adapter.
     """
     empty = True
-    layers: Iterator[tuple[str, Any]] = network.named_modules()
-    for name, module in layers:
+    for name, found in network.named_modules():
+        module: Any = found
         downs = getattr(module, "lora_A", None)
         if isinstance(downs, nn.ModuleDict) and part in downs:
             empty = False

@@ -24,6 +24,7 @@ from kineograph.temporal.cross_frame import CrossFrameProcessor
 from kineograph.temporal.frames import carry_clip_through_checkpoints, current_clip
 from kineograph.temporal.layer import TemporalLayer, run_layer
 from kineograph.temporal.norm import SpatialClipNorm, span_clips, span_frames
+from kineograph.temporal.picture import PictureAttention, PictureProcessor
 from kineograph.temporal.plan import Part, Placement, Plan
 from kineograph.temporal.rotary import TemporalRotaryAttention
 
@@ -36,6 +37,7 @@ LAYERS: Mapping[str, Callable[..., TemporalLayer]] = {
     "temporal_res_block": TemporalResBlock,
     "temporal_video_block": TemporalVideoBlock,
     "temporal_output": TemporalOutput,
+    "picture_attention": PictureAttention,
 }
 """The layers a plan can name. Each takes `channels` first."""
 
@@ -87,7 +89,9 @@ def _place(network: nn.Module, placement: Placement, skip_single_frame: bool) ->
         layer = LAYERS[placement.layer](output_channels(module), **placement.options)
         layer.skip_single_frame = skip_single_frame
         module.temporal = layer.to(next(module.parameters())).train(module.training)
-        if placement.at == "before_feed_forward":
+        if placement.at == "cross_attention":
+            cast(Any, module).set_processor(PictureProcessor(cast(Any, module).processor))
+        elif placement.at == "before_feed_forward":
             _keep_stream_for(network, module)
             module.register_forward_hook(_run_on_stream, with_kwargs=True)
         else:
@@ -115,7 +119,7 @@ def strip(network: Network) -> Network:
             del module.temporal
         if isinstance(module, SpatialClipNorm):
             span_frames(module)
-        if isinstance(processor := getattr(module, "processor", None), CrossFrameProcessor):
+        if isinstance(processor := getattr(module, "processor", None), CrossFrameProcessor | PictureProcessor):
             cast(Any, module).set_processor(processor.inner)
     return network
 
@@ -173,6 +177,7 @@ _AT: Mapping[str, Callable[[nn.Module], Iterator[nn.Module]]] = {
     "pair": _pairs,
     "transformer_block": _transformer_blocks,
     "before_feed_forward": _cross_attentions,
+    "cross_attention": _cross_attentions,
 }
 
 

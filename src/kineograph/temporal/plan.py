@@ -8,10 +8,12 @@ from typing import Any, Literal, get_args
 
 from kineograph.errors import InputError, unknown
 
-Point = Literal["conv_in", "conv_out", "resnet", "attention", "pair", "transformer_block", "before_feed_forward"]
+Point = Literal[
+    "conv_in", "conv_out", "resnet", "attention", "pair", "transformer_block", "before_feed_forward", "cross_attention"
+]
 """After `conv_in` or `conv_out`; after every ResNet block; after every spatial attention; once after each (ResNet,
 attention) pair, or after the ResNet where a block has no attention; after every transformer block inside a spatial
-attention; inside each such block, after its attentions."""
+attention; inside each such block, after its attentions; beside its cross-attention."""
 
 Part = Literal["down", "mid", "up"]
 
