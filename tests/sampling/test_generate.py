@@ -95,3 +95,21 @@ def test_unknown_model_names_the_known_ones(tmp_path):
         load(tmp_path)
     with pytest.raises(WeightsError, match="emojy"):
         load("emojy")
+
+
+def test_training_free_system_moves_the_pictures_of_an_image_model(model_folder):
+    model = load(model_folder, system="text2video_zero")
+    assert model.settings.name.startswith("text2video_zero on")
+    clip = model.generate("a cat", seed=3, num_frames=4, num_inference_steps=6)
+    assert clip.frames.shape[0] == 4
+    assert (clip.frames[1:] != clip.frames[:-1]).any(dim=(1, 2, 3)).all()
+    again = model.generate(["a dog", "a cat"], seed=[1, 3], num_frames=4, num_inference_steps=6)[1]
+    assert torch.equal(again.frames, clip.frames)
+    assert len(model.generate("a cat", num_frames=1, num_inference_steps=2)) == 1
+
+
+def test_a_system_that_needs_training_is_refused(model_folder):
+    with pytest.raises(InputError, match=r"--system modelscope needs trained .*Training-free: text2video_zero"):
+        load(model_folder, system="modelscope")
+    with pytest.raises(InputError, match="did you mean 'text2video_zero'"):
+        load(model_folder, system="text2video-zer")

@@ -38,6 +38,8 @@ class Args:
     """Image model for a --model that holds only temporal layers, a folder or a single file (default: none)."""
     lora: Annotated[tuple[str, ...], UseAppendAction] = ()
     """LoRA file, PATH or PATH:scale; may be given several times."""
+    system: str = ""
+    """Training-free system that gives time to the image network: text2video_zero (default: the model's own layers)."""
     seed: int = 0
     """First seed; clip i takes seed + i."""
     num_frames: int | None = None
@@ -69,7 +71,7 @@ def run(args: Args) -> int:
 
     from kineograph.sampling.generate import Model, load
 
-    model: Model = load(args.model, base=args.base, lora=args.lora)
+    model: Model = load(args.model, base=args.base, lora=args.lora, system=args.system)
     videos = []
     steps = args.num_inference_steps or model.settings.num_inference_steps
     with _steps(len(prompts), steps) as callback:

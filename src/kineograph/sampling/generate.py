@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from kineograph.diffusion.guidance import classifier_free
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
 from kineograph.models.latent_video import LatentVideoModel, draw_noise, step_noise
+from kineograph.systems import systems
+from kineograph.temporal.inflate import strip
 from kineograph.video import Video
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
@@ -162,8 +165,41 @@ def _sample_clip(
         return parts.plan.sample(guided, x, steps, noise=fresh, callback=callback)
     levels = parts.schedule.levels(parts.schedule.timesteps(steps))
     guided = classifier_free(parts.denoiser(), context, negative, scale)
+    own = _own_sampler(parts.settings.system)
+    if own is not None and shape[0] > 1:
+        return own(guided, x[:, :1], levels, x[:, 1:], callback=callback)
     extra = {"noise": fresh} if name in STOCHASTIC else {}
     return SAMPLERS[name](guided, x, levels, callback=callback, **extra)
+
+
+def _own_sampler(system: str) -> Callable[..., Tensor] | None:
+    """Return how a system without trained weights makes its clips; None for the others."""
+    table = systems()
+    return table[system].sampler if system in table else None
+
+
+def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
+    """Give the image network of a model another notion of time, one that needs no training.
+
+    Args:
+        parts: A model; its own temporal layers, if any, are taken out.
+        name: A training-free system of the registry, such as `"text2video_zero"`.
+
+    Raises:
+        InputError: No such system, or one that needs trained temporal layers.
+    """
+    chosen = systems().find(name)
+    free = [other for other in systems() if systems()[other].sampler is not None]
+    if chosen.sampler is None:
+        raise InputError(
+            f"--system {chosen.name} needs trained temporal layers: give them as --model, with the image model as "
+            f"--base, or train them: kineograph train {chosen.name}. Training-free: {', '.join(free)}."
+        )
+    network = chosen.build(image_unet=strip(parts.network.unet))
+    own = replace(
+        parts.settings, name=f"{chosen.name} on {parts.settings.name}", system=chosen.name, noise="iid", sampler="ddim"
+    )
+    return LatentVideoModel(network, parts.autoencoder, parts.text, own)
 
 
 def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frames: int, num_timesteps: int) -> None:
@@ -255,6 +291,7 @@ def load(
     *,
     base: str | Path | None = None,
     lora: Sequence[str] = (),
+    system: str = "",
     device: str | torch.device | None = None,
 ) -> Model:
     """Load a model. The licences of its weights are shown on stderr.
@@ -264,6 +301,7 @@ def load(
             original checkpoint file. The page docs/checkpoints.md lists them.
         base: Where `name` holds only temporal layers: the image model to put them on, a folder or a file.
         lora: LoRA files for the image network, the motion modules or the text encoder, each perhaps with `:scale`.
+        system: A training-free system that gives time to the image network instead of the model's own layers.
         device: Where to put it; None takes the accelerator if there is one.
 
     Returns:
@@ -274,6 +312,7 @@ def load(
     """
     parts = load_checkpoint(find(name), base, lora)
     assert isinstance(parts, LatentVideoModel)
+    parts = with_system(parts, system) if system else parts
     if parts.settings.licence:
         sys.stderr.write(f"Licence of the weights of {parts.settings.name}: {parts.settings.licence}.\n")
     parts.to(torch.device(device) if device is not None else best_device())

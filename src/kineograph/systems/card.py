@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kineograph.errors import unknown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kineograph.models.video_unet import VideoUNet
     from kineograph.systems.keys import KeyMap
 
@@ -101,6 +103,8 @@ class System:
         process: The diffusion process its weights were trained with.
         sampling: How its authors sample.
         starts_as_image: Whether a fresh network equals the image network on every frame of any clip.
+        sampler: For systems without trained weights, how a clip is made from the noise of its first frame:
+            `(denoiser, first, levels, noise of the later frames, callback=) -> latents`.
     """
 
     name: str
@@ -112,6 +116,7 @@ class System:
     process: Process = field(default_factory=lambda: Process())
     sampling: Sampling = field(default_factory=lambda: Sampling())
     starts_as_image: bool = True
+    sampler: Callable[..., Tensor] | None = None
 
     def preset(self, name: str) -> Any:
         """Return a named configuration.

@@ -187,4 +187,5 @@ SYSTEM = System(
     builder=build,
     sampling=Sampling(steps=50, guidance=7.5, frames=8, fps=4, height=512, width=512),
     starts_as_image=False,
+    sampler=sample,
 )
