@@ -14,17 +14,20 @@ SIZE = (96, 160)
 """Default height and width: small enough to be quick, large enough for flow and cuts."""
 
 
-def texture(seed: int, size: tuple[int, int], grain: int = 12) -> np.ndarray:
-    """Return a smooth random colour texture, uint8 (height, width, 3), with strong contrast and its own colours."""
+def texture(seed: int, size: tuple[int, int]) -> np.ndarray:
+    """Return a random picture, uint8 (height, width, 3), whose detail falls off with scale as in photographs."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (size[0] // grain + 2, size[1] // grain + 2, 3)).astype(np.uint8)
-    picture = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
-    tint = rng.uniform(0.5, 1.0, 3)
-    return (picture * tint).astype(np.uint8)
+    picture = np.zeros((*size, 3), np.float32)
+    for grain in (48, 24, 12, 6, 3):
+        noise = rng.normal(size=(size[0] // grain + 3, size[1] // grain + 3, 3)).astype(np.float32)
+        large = cv2.resize(noise, None, fx=grain, fy=grain, interpolation=cv2.INTER_CUBIC)
+        picture += large[: size[0], : size[1]] * grain**0.7
+    picture = picture / picture.std() * 50 + 128 * rng.uniform(0.7, 1.2, 3).astype(np.float32)
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def shot(seed: int, frames: int, size: tuple[int, int] = SIZE, pan: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Return a shot, uint8 (frames, height, width, 3): a texture under a camera that pans (right, down) pixels a frame."""
+    """Return a shot, uint8 (frames, height, width, 3): a texture under a camera that pans (right, down) per frame."""
     reach = (int(abs(pan[1]) * frames) + 2, int(abs(pan[0]) * frames) + 2)
     wide = texture(seed, (size[0] + reach[0], size[1] + reach[1]))
     result = np.empty((frames, *size, 3), np.uint8)

@@ -146,6 +146,12 @@ class Album:
         self.file = path.open("w+b")
         self.pts, self.places = array("q"), array("q")
 
+    def __enter__(self) -> Album:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def add(self, pts: int, picture: np.ndarray) -> None:
         """Append a BGR picture, uint8 (height, width, 3); pts ascend."""
         self.pts.append(pts)

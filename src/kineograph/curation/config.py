@@ -34,10 +34,15 @@ class CutConfig:
         threshold: Least jump of a hard cut, luma and both chroma planes added.
         ratio: Least ratio of the jump to the largest of the two before and the two after it.
         median_ratio: Least ratio to the median of these four.
+        coarse: Least difference of the two frames' block means. Where a coarse encoder's keyframes sharpen the picture,
+            every pixel jumps but the means stay.
         flash_seconds: A jump to brighter frames that is taken back within this time is a flash and no cut.
         rates: Samples per second of the two slow levels, fast one first.
         thresholds: Least difference between the ends of a gradual transition, for each slow level.
-        mixture: Largest deviation of a sample from a mixture of the ends, over the ends' difference.
+        mixtures: Largest deviation of a sample from a mixture of the ends, over the ends' difference, for each slow
+            level.
+        dip: Largest ratio of contrast (variance) in the middle to that of the ends; a mixture of unrelated pictures in
+            equal parts has half of it, while motion keeps it.
         correlation: Largest correlation of the two ends' pictures.
         emptiness: Ratio of the ends' contrasts below which one of them counts as empty (a fade), whatever the
             correlation.
@@ -46,10 +51,12 @@ class CutConfig:
     threshold: float = 10.0
     ratio: float = 1.5
     median_ratio: float = 3.0
+    coarse: float = 6.0
     flash_seconds: float = 0.25
     rates: tuple[float, float] = (8.0, 2.0)
     thresholds: tuple[float, float] = (12.0, 15.0)
-    mixture: float = 0.2
+    mixtures: tuple[float, float] = (0.4, 0.25)
+    dip: float = 0.75
     correlation: float = 0.5
     emptiness: float = 0.3
 

@@ -30,6 +30,11 @@ SMALL = (128, 72)
 """Width and height of the pictures that cuts are found in, whatever the film's own size and shape."""
 
 NEIGHBOURS = 2
+_TAKEN_BACK = 0.3
+"""Share of a flash's jump that may remain when it is over."""
+_BACKWARD = -0.1
+"""How far a transition may seem to go back from one sample to the next."""
+_LUMA = (SMALL[0] // 4) * (SMALL[1] // 4)
 VERSION = 1
 
 
@@ -74,6 +79,12 @@ class Sample(NamedTuple):
     planes: np.ndarray
 
 
+class _Jump(NamedTuple):
+    pts: int
+    before: np.ndarray
+    score: float
+
+
 class _Candidate(NamedTuple):
     pts: int
     before: np.ndarray
@@ -94,7 +105,7 @@ class Cascade:
         """
         self.config, self.time_base, self.start = config, time_base, start_pts
         self.cuts = Cuts()
-        self.jumps: deque[tuple[int, float, np.ndarray, float]] = deque(maxlen=2 * NEIGHBOURS + 1)
+        self.jumps: deque[_Jump] = deque(maxlen=2 * NEIGHBOURS + 1)
         self.candidates: deque[_Candidate] = deque()
         self.waiting: deque[tuple[int, Sample]] = deque()
         self.levels = tuple(deque(maxlen=9) for _ in config.rates)
@@ -102,7 +113,7 @@ class Cascade:
         self.fine: deque[Sample] = deque(maxlen=reach)
         self.ticks = [-1, -1]
         self.last: np.ndarray | None = None
-        self.settled = start_pts
+        self.returned: int | None = None
 
     def feed(self, pts: int, small: np.ndarray) -> None:
         """Take the next frame.
@@ -112,8 +123,7 @@ class Cascade:
             small: uint8 (108, 128), as for `jump`. It is kept, so it must not be overwritten.
         """
         if self.last is not None:
-            brighter = float(small[: SMALL[1]].mean()) if self.candidates else 0.0
-            self.jumps.append((pts, jump(self.last, small), self.last, brighter))
+            self.jumps.append(_Jump(pts, self.last, jump(self.last, small)))
             if len(self.jumps) == self.jumps.maxlen:
                 self._judge(NEIGHBOURS)
             elif len(self.jumps) > NEIGHBOURS:
@@ -152,16 +162,17 @@ class Cascade:
 
     def _judge(self, place: int) -> None:
         """Decide whether the jump at a place among its neighbours is a candidate."""
-        pts, score, before, _ = self.jumps[place]
-        if score < self.config.threshold:
+        pts, before, score = self.jumps[place]
+        if score < self.config.threshold or pts == self.returned:
             return
         near = list(self.jumps)[max(place - NEIGHBOURS, 0) : place + NEIGHBOURS + 1]
-        others = [max(other[1], 1.0) for other in near if other[0] != pts] or [1.0]
+        others = [max(other.score, 1.0) for other in near if other.pts != pts] or [1.0]
         if score >= max(self.config.ratio * max(others), self.config.median_ratio * float(np.median(others))):
-            after = self.jumps[place + 1][2] if place + 1 < len(self.jumps) else self.last
-            height = SMALL[1]
-            brighter = after is not None and float(after[:height].mean()) > float(before[:height].mean())
-            self.candidates.append(_Candidate(pts, before, score, brighter))
+            after = self.jumps[place + 1][1] if place + 1 < len(self.jumps) else self.last
+            assert after is not None
+            change = coarse(after) - coarse(before)
+            if float(np.abs(change).mean()) >= self.config.coarse:
+                self.candidates.append(_Candidate(pts, before, score, float(change[:_LUMA].mean()) > 0))
 
     def _settle(self, pts: int, small: np.ndarray) -> None:
         """Accept candidates whose flash time is over; drop those whose jump was taken back."""
@@ -169,8 +180,9 @@ class Cascade:
         while self.candidates and pts - self.candidates[0].pts > wait:
             self.cuts.hard.append(self.candidates.popleft().pts)
         for candidate in [c for c in self.candidates if c.brighter]:
-            if pts > candidate.pts and jump(candidate.before, small) < 0.3 * candidate.score:
+            if pts > candidate.pts and jump(candidate.before, small) < _TAKEN_BACK * candidate.score:
                 self.candidates.remove(candidate)
+                self.returned = pts
         while self.waiting and pts - self.waiting[0][1].pts > 2 * wait:
             self._climb(*self.waiting.popleft())
 
@@ -196,7 +208,7 @@ class Cascade:
             window = list(ring)[-steps - 1 :]
             if self._has_hard_cut(window[0].pts, sample.pts):
                 return
-            if is_mixture(window, self.config.thresholds[level], self.config):
+            if is_mixture(window, level, self.config):
                 found = window if level == 0 else self._confirmed(window)
                 if found:
                     self.cuts.gradual = merged([*self.cuts.gradual, extent(found)])
@@ -208,23 +220,45 @@ class Cascade:
     def _confirmed(self, window: list[Sample]) -> list[Sample]:
         """Return the fast level's samples over a window, if they too are mixtures of its ends; else nothing."""
         fine = [sample for sample in self.fine if window[0].pts <= sample.pts <= window[-1].pts]
-        good = len(fine) > len(window) and is_mixture(fine, self.config.thresholds[1], self.config)
-        return fine if good else []
+        return fine if len(fine) > len(window) and is_mixture(fine, 0, self.config) else []
 
 
-def is_mixture(window: list[Sample], threshold: float, config: CutConfig) -> bool:
-    """Whether the ends of a window have nothing in common and every sample in between is a mixture of them."""
+def is_mixture(window: list[Sample], level: int, config: CutConfig) -> bool:
+    """Whether the ends of a window have nothing in common and every sample in between is a mixture of them.
+
+    Args:
+        window: Samples of a slow level.
+        level: 0 for the fast one, 1 for the slow one.
+        config: Thresholds.
+    """
     first, last = window[0].planes, window[-1].planes
     difference = last - first
     net = float(np.abs(difference).mean())
-    if net < threshold or not unrelated(first, last, config):
+    if net < config.thresholds[level]:
         return False
     planes = np.stack([sample.planes for sample in window])
     share = progress(planes)
-    if np.count_nonzero((share > 0.1) & (share < 0.9)) < 2:
+    rest = float(np.abs(planes - first - share[:, None] * difference).mean(1).max())
+    between = np.count_nonzero((share > 0.15) & (share < 0.85))
+    if rest > config.mixtures[level] * net or not between or float(np.diff(share).min()) < _BACKWARD:
         return False
-    rest = np.abs(planes - first - share[:, None] * difference).mean(1)
-    return float(rest.max()) <= config.mixture * net
+    contrast = planes[:, :_LUMA].var(1)
+    if min(contrast[0], contrast[-1]) < config.emptiness**2 * max(contrast[0], contrast[-1]):
+        return True
+    return bool(between > 1 and unrelated(first, last, config) and contrast_dips(contrast, share, config))
+
+
+def contrast_dips(contrast: np.ndarray, share: np.ndarray, config: CutConfig) -> bool:
+    """Whether the contrast in the middle falls below that of the ends, as that of mixed pictures does.
+
+    Args:
+        contrast: Variance of each sample, (samples,).
+        share: How far each sample has come, (samples,).
+        config: Holds the limit.
+    """
+    middle = (share > 0.15) & (share < 0.85)
+    expected = (1 - share) * contrast[0] + share * contrast[-1]
+    return bool(middle.any()) and float((contrast[middle] / expected[middle]).min()) <= config.dip
 
 
 def progress(planes: np.ndarray) -> np.ndarray:
@@ -238,20 +272,14 @@ def progress(planes: np.ndarray) -> np.ndarray:
 
 
 def unrelated(first: np.ndarray, last: np.ndarray, config: CutConfig) -> bool:
-    """Whether two pictures are hardly correlated, or one of them is empty beside the other.
+    """Whether two pictures are hardly correlated.
 
     Args:
         first: float (864,), coarse planes.
         last: The same.
-        config: Holds both limits.
+        config: Holds the limit.
     """
-    luma = first[: 32 * 18], last[: 32 * 18]
-    contrast = sorted(float(plane.std()) for plane in luma)
-    if contrast[0] < config.emptiness * contrast[1]:
-        return True
-    if contrast[0] < 1.0:
-        return True
-    return float(np.corrcoef(*luma)[0, 1]) < config.correlation
+    return float(np.corrcoef(first[:_LUMA], last[:_LUMA])[0, 1]) < config.correlation
 
 
 def extent(window: list[Sample]) -> list[int]:

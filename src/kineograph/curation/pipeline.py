@@ -6,6 +6,7 @@ appears last. Run again at any point, it comes to the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -69,7 +70,8 @@ def process(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
     try:
         with scratch(out) as folder:
             facts, analysis, album = analysed(item, config, folder, alive)
-            with_clips = clipped(item, config, facts, analysis, album, folder, alive)
+            with album or contextlib.nullcontext():
+                with_clips = clipped(item, config, facts, analysis, album, folder, alive)
     except Rejected as rejected:
         return fail(content, rejected.status, rejected.reason)
     return commit(item, config, facts, analysis, *with_clips)
@@ -114,9 +116,13 @@ def analysed(item: Item, config: CurationConfig, folder: Path, alive: Alive) -> 
     if is_whole(part):
         return (*_load(read_part(part)[0]), None)
     album = Album(folder / "album")
-    facts, analysis = analyse(
-        item.path, config.cuts, config.motion, config.limits, config.damage, album=album, alive=alive
-    )
+    try:
+        facts, analysis = analyse(
+            item.path, config.cuts, config.motion, config.limits, config.damage, album=album, alive=alive
+        )
+    except BaseException:
+        album.close()
+        raise
     write_part(part, [{**_prefixed(facts), **vars(analysis)}], _analysis_schema())
     return facts, analysis, album
 

@@ -1,0 +1,252 @@
+"""The single decode on synthetic films whose cuts, damage, times and shapes are known exactly."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from films import SIZE, decoded, dissolve, fade, join, shot, write
+
+from kineograph.curation.analyse import Album, analyse
+from kineograph.curation.config import MotionConfig
+from kineograph.curation.probe import Rejected
+
+UNIT = 12800 // 24  # of an MP4 of 24 frames per second, if its time base is 1/12800
+
+
+def seconds(analysis, facts, pts):
+    return [float((p - analysis.pts[0]) * Fraction(facts.time_base)) for p in pts]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return tmp_path_factory.mktemp("films")
+
+
+@pytest.fixture(scope="module")
+def two_shots():
+    return join(shot(1, 36, pan=(1, 0)), shot(2, 36, pan=(-1, 0.5)))
+
+
+def test_hard_cut_at_a_known_time(films, two_shots):
+    facts, found = analyse(str(write(films / "cut.mp4", two_shots)))
+    assert seconds(found, facts, found.hard_cuts) == [1.5]
+    assert (found.status, len(found.pts), found.gradual, found.holes) == ("ok", 72, [], [])
+    assert seconds(found, facts, [found.end_pts]) == [3.0]
+    assert (found.width, found.height, found.rotation) == (SIZE[1], SIZE[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("hevc.mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:pools=1:frame-threads=1"}}),
+        ("tenbit.mp4", {"codec": "libx264", "pixel_format": "yuv420p10le"}),
+        ("yuv444.mp4", {"pixel_format": "yuv444p"}),
+        ("mpeg2.mpg", {"codec": "mpeg2video"}),
+        ("mpeg4.avi", {"codec": "mpeg4"}),
+        ("vp8.webm", {"codec": "libvpx", "options": {"cpu-used": "8", "deadline": "realtime"}}),
+        ("h264.ts", {}),
+        ("h264.mkv", {}),
+        ("ffv1.mkv", {"codec": "ffv1"}),
+        ("mjpeg.mov", {"codec": "mjpeg", "pixel_format": "yuvj420p"}),
+    ],
+)
+def test_codecs_and_containers_keep_the_cut(films, two_shots, name, told):
+    facts, found = analyse(str(write(films / name, two_shots, fps=25, **told)))
+    assert len(found.pts) == 72
+    assert seconds(found, facts, found.hard_cuts) == pytest.approx([36 / 25], abs=1.1e-3)
+    assert found.status == "ok"
+
+
+def test_dissolve_is_an_interval_that_holds_it(films):
+    joined = dissolve(shot(3, 60, pan=(0.5, 0)), shot(4, 60, pan=(0, 0.5)), 24)
+    facts, found = analyse(str(write(films / "dissolve.mp4", joined)))
+    assert found.hard_cuts == []
+    [(start, end)] = [seconds(found, facts, pair) for pair in found.gradual]
+    assert start <= 37 / 24
+    assert end >= 59 / 24
+    assert end - start <= 24 / 24 + 3 / 8
+
+
+def test_fade_to_black_and_back(films):
+    film = join(fade(shot(5, 48), 18), fade(shot(6, 48), 18, into=True))
+    facts, found = analyse(str(write(films / "fade.mp4", film)))
+    covered = [seconds(found, facts, pair) for pair in found.gradual]
+    assert covered[0][0] <= 32 / 24
+    assert covered[-1][1] >= 63 / 24
+    assert covered[-1][1] - covered[0][0] <= 36 / 24 + 4 / 8
+
+
+def test_a_variable_frame_rate_is_cut_at_its_own_times(films):
+    """30, 10, 60 frames per second; frame numbers over the mean rate would put the cuts at 3.6 s and 4.8 s."""
+    shots = [shot(seed, n) for seed, n in ((7, 120), (8, 40), (9, 120))]
+    pts = [*range(0, 2400, 20), *range(2400, 4800, 60), *range(4800, 6000, 10)]
+    path = write(films / "vfr.mp4", join(*shots), pts=pts, time_base=Fraction(1, 600), fps=30)
+    facts, found = analyse(str(path))
+    assert seconds(found, facts, found.hard_cuts) == pytest.approx([4.0, 8.0], abs=1e-6)
+
+
+def test_an_offset_start_is_no_offset_of_cuts(films, two_shots):
+    pts = [120 + i for i in range(72)]
+    path = write(films / "offset.mkv", two_shots, pts=pts, time_base=Fraction(1, 24))
+    facts, found = analyse(str(path))
+    assert found.pts[0] * Fraction(facts.time_base) == 5
+    assert seconds(found, facts, found.hard_cuts) == [1.5]
+
+
+def test_hue_alone_makes_a_cut(films):
+    """Red, green, blue of equal value and saturation: a mean difference of HSV misses green to blue."""
+    flat = [np.broadcast_to(np.array(c, np.uint8), (36, *SIZE, 3)) for c in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    facts, found = analyse(str(write(films / "hue.mp4", join(*flat))))
+    assert seconds(found, facts, found.hard_cuts) == [1.5, 3.0]
+
+
+def test_a_flash_is_no_cut(films):
+    film = shot(10, 72, pan=(0.5, 0))
+    film[30:32] = 255
+    film[50:54] = np.clip(film[50:54].astype(int) + 120, 0, 255)
+    _, found = analyse(str(write(films / "flash.mp4", film)))
+    assert (found.hard_cuts, found.gradual) == ([], [])
+
+
+def test_a_pan_is_no_cut(films):
+    _, found = analyse(str(write(films / "pan.mp4", shot(11, 96, pan=(3, 1)))))
+    assert (found.hard_cuts, found.gradual) == ([], [])
+
+
+def test_motion_of_a_pan_of_known_speed(films):
+    """Two pixels a frame, half a second at 24 frames per second: 24 pixels of a short side of 180."""
+    path = write(films / "speed.mp4", shot(12, 72, (180, 320), pan=(1, 0)), options={"crf": "10"})
+    _, found = analyse(str(path))
+    assert found.flow_size == "320x180"
+    assert len(found.flow) == 5
+    assert np.median(found.flow) == pytest.approx(12 / 180, rel=0.15)
+    still = analyse(str(write(films / "still.mp4", shot(12, 48, (180, 320)))))[1]
+    assert max(still.flow) < 2e-3
+    fast = analyse(str(path), motion=MotionConfig("dis"))[1]
+    assert np.median(fast.flow) == pytest.approx(12 / 180, rel=0.15)
+
+
+def test_rotation_and_pixel_aspect_give_the_displayed_size(films, two_shots, tmp_path):
+    plain = write(films / "plain.mp4", two_shots)
+    turned = rotated(plain, films / "turned.mp4", 90)
+    with Album(tmp_path / "album") as album:
+        _, found = analyse(str(turned), album=album)
+        picture = album.nearest(0, 0, 1 << 40)[1]
+    assert (found.width, found.height, found.rotation) == (SIZE[0], SIZE[1], 90)
+    assert picture.shape[:2] == (SIZE[1], SIZE[0])
+    expected = np.rot90(decoded(plain)[0][0], -1)[..., ::-1].astype(int)
+    assert np.abs(picture.astype(int) - expected).mean() < 6
+    _, found = analyse(str(write(films / "wide.mp4", two_shots, aspect=Fraction(4, 3))))
+    assert (found.width, found.height) == (round(SIZE[1] * 4 / 3), SIZE[0])
+
+
+def rotated(source: Path, target: Path, degrees: int) -> Path:
+    """Write a display matrix into the track header of an MP4: clockwise degrees."""
+    content = bytearray(source.read_bytes())
+    at = content.index(b"tkhd") + 4
+    matrix = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1)}[degrees]
+    a, b, c, d = (v << 16 for v in matrix)
+    values = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    content[at + 40 : at + 76] = values
+    target.write_bytes(content)
+    return target
+
+
+# Damage ----------------------------------------------------------------------------------------------------------
+
+
+def flipped(source: Path, target: Path, flips: int, low: float = 0.3, high: float = 0.7) -> Path:
+    """Flip bits in a part of a file's media data."""
+    content = bytearray(source.read_bytes())
+    start = content.index(b"mdat") + 8
+    size = len(content) - start
+    rng = np.random.default_rng(0)
+    for place in rng.integers(start + int(low * size), start + int(high * size), flips):
+        content[place] ^= 1 << rng.integers(8)
+    target.write_bytes(content)
+    return target
+
+
+@pytest.fixture(scope="module")
+def long_film(films):
+    """Six shots of a second, keyframes every half second, header first."""
+    film = join(*(shot(20 + i, 24, pan=(1, 0.5)) for i in range(6)))
+    return write(films / "long.mp4", film, gop=12, container={"movflags": "+faststart"}, options={"crf": "12"})
+
+
+def test_bit_flips_are_seen_although_nothing_raises(films, long_film):
+    _, found = analyse(str(flipped(long_film, films / "flips.mp4", 200, 0.05, 0.95)))
+    assert found.status == "corrupt"
+    assert found.corrupt_frames > 0
+
+
+def test_a_little_damage_is_a_hole_up_to_the_next_keyframe(films, long_film):
+    path = flipped(long_film, films / "few.mp4", 3, 0.5, 0.52)
+    facts, found = analyse(str(path))
+    assert found.status == "ok"
+    assert found.corrupt_frames > 0
+    assert found.holes
+    good = dict(zip(*(decoded(long_film)[i] for i in (1, 0)), strict=True))
+    bad = dict(zip(*(decoded(path)[i] for i in (1, 0)), strict=True))
+    for pts in found.pts:  # everything outside holes is what was encoded
+        assert np.array_equal(good[pts], bad[pts]), pts
+    assert all((end - found.pts[0]) * Fraction(facts.time_base) % Fraction(1, 2) == 0 for _, end in found.holes)
+
+
+def test_a_truncated_film_keeps_what_is_before_the_end(films, long_film):
+    content = long_film.read_bytes()
+    path = films / "truncated.mp4"
+    path.write_bytes(content[: int(len(content) * 0.6)])
+    facts, found = analyse(str(path))
+    assert found.status == "truncated"
+    assert 0.4 * 144 < len(found.pts) < 0.75 * 144
+    assert seconds(found, facts, found.hard_cuts)[:3] == [1.0, 2.0, 3.0]
+
+
+def test_decoding_goes_on_after_a_packet_that_cannot_be_decoded(films, long_film):
+    """A whole packet of noise in the middle: the films after it are still found."""
+    with av.open(str(long_film)) as container:
+        sizes = [(p.pos, p.size) for p in container.demux(container.streams.video[0]) if p.size]
+    content = bytearray(long_film.read_bytes())
+    at, size = sizes[60]
+    content[at : at + size] = bytes(size)
+    path = films / "noise.mp4"
+    path.write_bytes(content)
+    facts, found = analyse(str(path))
+    assert seconds(found, facts, found.hard_cuts)[-2:] == [4.0, 5.0]
+    assert [seconds(found, facts, hole)[0] for hole in found.holes] == pytest.approx([2.5], abs=0.05)
+
+
+def test_memory_does_not_grow_with_the_film(films, tmp_path):
+    """The album holds pictures on disk; the state in memory is numbers."""
+    path = write(films / "minute.mp4", (f for _ in range(8) for f in shot(30, 24)), gop=24)
+    with Album(tmp_path / "album") as album:
+        _, found = analyse(str(path), album=album)
+    assert len(album.pts) == 8 * 2 + 7  # two a second, and the frames before keyframes
+    assert len(found.checks) == 192
+
+
+def test_a_size_change_in_the_middle_is_a_cut(films, tmp_path):
+    first = write(tmp_path / "a.ts", shot(40, 36))
+    second = write(tmp_path / "b.ts", shot(41, 36, (64, 128)), pts=range(36, 72), time_base=Fraction(1, 24))
+    path = films / "resized.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    _, found = analyse(str(path))
+    assert [(w, h) for _, w, h in found.sizes] == [(128, 64)]
+    assert found.sizes[0][0] in found.hard_cuts
+
+
+def test_interlaced_films_are_counted_as_such(films, two_shots):
+    path = write(films / "interlaced.mpg", two_shots, fps=25, codec="mpeg2video", options={"flags": "+ildct+ilme"})
+    _, found = analyse(str(path))
+    assert len(found.pts) == 72
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64])
+def test_a_film_without_a_frame_is_refused(films, damage):
+    path = films / f"empty{len(damage)}.mp4"
+    path.write_bytes(damage)
+    with pytest.raises(Rejected, match="unreadable"):
+        analyse(str(path))
