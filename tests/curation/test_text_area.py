@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from kineograph.curation.text_area import TextArea, covered
+from kineograph.curation.text_area import TextArea, covered, doubtful
 from kineograph.errors import InputError
 
 LINE = "A flip book has pictures"
@@ -47,6 +47,52 @@ def test_a_wall_of_text_is_most_of_the_picture_and_a_plain_picture_none(scorer):
     assert scorer.score(plain[None])["text_area"] == 0.0
     noise = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
     assert scorer.score(noise[None])["text_area"] < 0.01
+
+
+def figure(kind):
+    y = np.mgrid[:360, :640][0]
+    image = Image.fromarray(np.stack([120 + y // 4, 170 + y // 6, 230 - y // 8], -1).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    if kind == "animal":
+        for box in ((170, 80, 470, 380), (240, 30, 400, 200)):
+            draw.ellipse(box, fill=(200, 195, 190))
+        for ear in ([(270, 60), (250, -20), (295, 40)], [(370, 60), (395, -20), (345, 40)]):
+            draw.polygon(ear, fill=(200, 195, 190))
+        for line in ((280, 100, 310, 110), (360, 100, 330, 110), (290, 150, 350, 150)):
+            draw.line(line, fill=(40, 40, 40), width=6)
+    elif kind == "ring":
+        draw.ellipse((200, 60, 440, 300), outline=(90, 60, 30), width=40)
+    else:
+        draw.text((60, 60), kind, fill="white", font=ImageFont.load_default(130))
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("kind", ["animal", "ring"])
+def test_a_figure_that_the_detector_takes_for_a_letter_is_not_text(scorer, kind):
+    scorer.boxes(figure(kind))
+    bgr = np.ascontiguousarray(figure(kind)[:, :, ::-1])
+    (box,) = scorer._detector(bgr, use_det=True, use_cls=False, use_rec=False).boxes
+    assert doubtful(box, 360, 640)
+    assert covered(box[None], 360, 640) > 0.25
+    assert scorer.score(figure(kind)[None]) == {"text_area": 0.0}
+
+
+@pytest.mark.parametrize("word", ["TAXI", "Stop", "EXIT"])
+def test_a_large_word_is_text(scorer, word):
+    boxes = scorer.boxes(figure(word))
+    assert len(boxes) == 1
+    assert doubtful(boxes[0], 360, 640)
+    assert covered(boxes, 360, 640) > 0.1
+
+
+def test_lines_and_small_boxes_are_believed():
+    def box(width, height):
+        return np.array([[0, 0], [width, 0], [width, height], [0, height]], float)
+
+    assert doubtful(box(100, 60), 360, 640)
+    assert doubtful(box(60, 100), 360, 640)
+    assert not doubtful(box(300, 60), 360, 640)
+    assert not doubtful(box(50, 40), 360, 640)
 
 
 def test_the_frame_with_most_text_decides(scorer):
