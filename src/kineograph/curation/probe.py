@@ -101,18 +101,31 @@ def footage(path: str) -> Iterator[Any]:
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore", container_options=options)
     except Exception as error:  # a fuzzed header raises anything, UnicodeDecodeError included
-        raise _rejection(error) from error
+        raise _rejection(error, path) from error
     with container:
         yield container
 
 
-def _rejection(error: Exception) -> Rejected:
+_PLAYLISTS = (b"ffconcat", b"#EXTM3U", b"[playlist]", b"<?xml", b"<MPD")
+
+
+def _rejection(error: Exception, path: str) -> Rejected:
     """Tell a kind of file that is not allowed from one that is broken."""
+    if _head(path).lstrip().startswith(_PLAYLISTS):
+        return Rejected("unsupported", "a list of other files, which are not opened")
     if isinstance(error, OSError) and error.errno == errno.EINVAL and not _is_invalid_data(error):
-        return Rejected("unsupported", "a playlist, a picture or another format that is not read as footage")
+        return Rejected("unsupported", "a picture or another format that is not read as footage")
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return Rejected("oom", "opening it needs more memory than the limit")
+        return Rejected("too_large", "its header asks for more memory than there is")
     return Rejected("unreadable", _words(error))
+
+
+def _head(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(64)
+    except OSError:
+        return b""
 
 
 def _is_invalid_data(error: Exception) -> bool:
