@@ -10,7 +10,7 @@ from diffusers import (
 )
 
 import kineograph as kg
-from kineograph.errors import WeightsError
+from kineograph.errors import InputError, WeightsError
 from kineograph.models.latent_video import draw_noise
 from kineograph.sampling.generate import sample_latents
 
@@ -133,6 +133,13 @@ def test_an_image_pipeline_makes_pictures(pipelines):
     model = kg.load(pipelines("image_pipeline")[0], device="cpu")
     assert (model.settings.system, model.settings.num_frames) == ("image", 1)
     assert len(model.generate("a dog", num_inference_steps=2, precision="fp32")) == 1
+
+
+def test_an_image_pipeline_takes_the_training_free_time(pipelines):
+    model = kg.load(pipelines("image_pipeline")[0], system="text2video_zero", device="cpu")
+    assert (model.settings.num_frames, model.settings.fps) == (8, 4.0)
+    with pytest.raises(InputError, match="needs trained temporal layers"):
+        kg.load(pipelines("image_pipeline")[0], system="lavie", device="cpu")
 
 
 def test_two_text_encoders_are_refused(pipelines, tmp_path):

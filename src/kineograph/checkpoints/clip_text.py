@@ -1,90 +1,24 @@
-"""CLIP's text encoder in the layouts of single files, and its tokenizer, which those files lack."""
+"""CLIP's text encoder out of a single file, and its tokenizer, which such files lack."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
+from kineograph.checkpoints.open_clip import UNUSED
 from kineograph.errors import WeightsError
 from kineograph.models.text import TextEncoder, in_names_of, load_tokenizer
 from kineograph.models.weights import load_strictly, write_json, write_text
-from kineograph.systems.keys import KeyMap, nest
 
-OPEN_CLIP = KeyMap(
-    pairs=(
-        ("token_embedding.", "embeddings.token_embedding."),
-        ("positional_embedding", "embeddings.position_embedding.weight"),
-        ("ln_final.", "final_layer_norm."),
-        *nest(
-            [("transformer.resblocks.{n}.", "encoder.layers.{n}.")],
-            [
-                ("ln_1.", "layer_norm1."),
-                ("ln_2.", "layer_norm2."),
-                ("mlp.c_fc.", "mlp.fc1."),
-                ("mlp.c_proj.", "mlp.fc2."),
-                ("attn.out_proj.", "self_attn.out_proj."),
-                ("attn.in_proj_", "self_attn.in_proj_"),
-            ],
-        ),
-    ),
-    rest="error",
-    what="OpenCLIP text encoder",
-)
-"""open_clip's names and transformers', but for the joint query, key and value."""
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 """Where the tokenizer is in the Hugging Face cache, if it is there."""
-UNUSED = re.compile(r"(text_projection|logit_scale|attn_mask|position_ids)")
-
-
-def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return an OpenCLIP text tower's weights in transformers' names, without its last layer.
-
-    Stable Diffusion 2, ModelScopeT2V and VideoCrafter take the states before the last layer, so it is never run.
-    """
-    kept = {key: value for key, value in tensors.items() if not UNUSED.search(key)}
-    last = shapes.count(kept, r"transformer\.resblocks\.(\d+)\.") - 1
-    kept = {key: value for key, value in kept.items() if not key.startswith(f"transformer.resblocks.{last}.")}
-    return _split(OPEN_CLIP.to_ours(kept))
-
-
-def _split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the joint query, key and value apart."""
-    apart: dict[str, Tensor] = {}
-    for key, value in tensors.items():
-        stem, joint, kind = key.partition("in_proj_")
-        parts = dict(zip("qkv", value.chunk(3), strict=True)) if joint else {}
-        apart |= {f"{stem}{part}_proj.{kind}": chunk.clone() for part, chunk in parts.items()} or {key: value}
-    return apart
-
-
-def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text encoder's weights as OpenCLIP's text tower; the inverse of `from_open_clip`.
-
-    The layer after the last and the projection, which models on the states before it never run but the authors' code
-    wants in the file, are a copy and zeros.
-    """
-    joint: dict[str, Tensor] = {}
-    for key, value in tensors.items():
-        stem, found, kind = key.partition("q_proj.")
-        if found:
-            joint[f"{stem}in_proj_{kind}"] = torch.cat([tensors[f"{stem}{part}_proj.{kind}"] for part in "qkv"])
-        elif not key.endswith(("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias")):
-            joint[key] = value
-    theirs = OPEN_CLIP.to_theirs(joint)
-    layers = shapes.count(theirs, r"transformer\.resblocks\.(\d+)\.")
-    last, more = (f"transformer.resblocks.{layer}." for layer in (layers - 1, layers))
-    theirs |= {more + key.removeprefix(last): value.clone() for key, value in theirs.items() if key.startswith(last)}
-    width = theirs["ln_final.weight"].shape[0]
-    return theirs | {"text_projection": torch.zeros(width, width), "logit_scale": torch.zeros(())}
 
 
 def text_encoder(tensors: Mapping[str, Tensor], activation: str, tokenizer: Any, where: str) -> TextEncoder:

@@ -11,7 +11,6 @@ import diffusers
 import torch
 from torch import Tensor
 
-from kineograph.checkpoints.clip_text import to_open_clip
 from kineograph.checkpoints.image import INDEX
 from kineograph.checkpoints.ldm import unet_keys, vae_keys_for
 from kineograph.checkpoints.load import is_adapter, load_base, load_checkpoint
@@ -26,13 +25,17 @@ from kineograph.checkpoints.motion import (
     read_motion_folder,
 )
 from kineograph.checkpoints.networks import key_map, to_diffusers
+from kineograph.checkpoints.open_clip import text_to_theirs
 from kineograph.checkpoints.pipelines import SIDECAR
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, read_single
+from kineograph.checkpoints.svd import svd_tensors
 from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.models.image_to_video import ImageToVideoModel
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.video_unet import VideoUNet, write_temporal
 from kineograph.models.weights import WEIGHTS, save_diffusers, write_json, write_safetensors
 from kineograph.systems import systems
+from kineograph.systems.svd_folder import save_stable_video_diffusion
 from kineograph.temporal.inflate import temporal_state_dict
 
 TO = ("kineograph", "diffusers", "original")
@@ -92,7 +95,7 @@ def convert(
         return _write_modules(modules, target, to, base, dtype)
     model = load_checkpoint(source, base)
     if not isinstance(model, LatentVideoModel):
-        raise WeightsError(f"'{source}' is an image-to-video model, which is not converted yet.")
+        return _write_image_to_video(model, target, to, dtype)
     writers: dict[str, Callable[..., Written]] = {
         "kineograph": _write_ours,
         "diffusers": _write_pipeline,
@@ -342,6 +345,14 @@ def _write_original(model: LatentVideoModel, target: Path, dtype: torch.dtype) -
     return _written(tensors, target, dtype, f"the network of {name}", "autoencoder and text encoder are not part of it")
 
 
+def _write_image_to_video(model: ImageToVideoModel, target: Path, to: str, dtype: torch.dtype) -> Written:
+    """Write Stable Video Diffusion; this library keeps it in diffusers' layout, with its settings beside."""
+    if to == "original":
+        return _written(svd_tensors(model), target, dtype, "Stable Video Diffusion in its authors' layout")
+    save_stable_video_diffusion(model, target, dtype)
+    return Written(target, "a StableVideoDiffusionPipeline of diffusers")
+
+
 def _written(tensors: Mapping[str, Tensor], target: Path, dtype: torch.dtype, what: str, *notes: str) -> Written:
     write_safetensors(_typed(tensors, dtype), target, {"format": "pt"})
     return Written(target, what, notes)
@@ -360,4 +371,4 @@ def _ldm_text(model: LatentVideoModel) -> dict[str, Tensor]:
     weights = clip_weights(model)
     if model.text.model.config.hidden_act == "quick_gelu":
         return _under(f"{TEXT}text_model.", weights)
-    return _under(OPEN_TEXT, to_open_clip(weights))
+    return _under(OPEN_TEXT, text_to_theirs(weights))

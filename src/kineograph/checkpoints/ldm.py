@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
-from kineograph.checkpoints.clip_text import find_tokenizer, from_open_clip, text_encoder
+from kineograph.checkpoints.clip_text import find_tokenizer, text_encoder
 from kineograph.checkpoints.image import RAIL, ImageModel
+from kineograph.checkpoints.open_clip import text_to_ours
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
@@ -117,4 +118,4 @@ def load_text(file: SingleFile, tokenizer: str | Path | None = None) -> TextEnco
     if first:
         return text_encoder(first, "quick_gelu", words, str(file.path))
     words.pad_token = words.convert_ids_to_tokens(0)  # open_clip's tokenizer fills up with zeros
-    return text_encoder(from_open_clip(second), "gelu", words, str(file.path))
+    return text_encoder(text_to_ours(second), "gelu", words, str(file.path))

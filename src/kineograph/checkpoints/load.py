@@ -14,10 +14,12 @@ from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_fold
 from kineograph.checkpoints.original import load_original, needs_base
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
 from kineograph.checkpoints.single_files import read_single
+from kineograph.checkpoints.svd import load_svd_file
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 from kineograph.models.video_unet import UNETS
 from kineograph.models.weights import read_json
+from kineograph.systems.svd_folder import PIPELINE, load_stable_video_diffusion
 
 if TYPE_CHECKING:
     from kineograph.models.image_to_video import ImageToVideoModel
@@ -53,8 +55,11 @@ def load_folder(folder: Path, base: str | Path | None) -> LatentVideoModel | Ima
     """Load a model folder, or a folder of motion modules on its base."""
     if (folder / INDEX).is_file():
         no_base(folder, base)
-        if "kineograph" in read_index(folder):
+        index = read_index(folder)
+        if "kineograph" in index:
             return load_latent_video(folder)
+        if index.get("_class_name") == PIPELINE:
+            return load_stable_video_diffusion(folder)
         if (folder / ADAPTER / "config.json").is_file() and is_image(folder):
             return load_animated(folder)
         return load_pipeline(folder)
@@ -102,6 +107,9 @@ def load_file(path: Path, base: str | Path | None) -> LatentVideoModel | ImageTo
                 "as --model."
             )
         return image_only(load_image_file(file))
+    if file.kind.name == "svd":
+        no_base(path, base)
+        return load_svd_file(file)
     if needs_base(file):
         return load_original(file, load_base(base, path))
     no_base(path, base)

@@ -126,3 +126,25 @@ def clip_text(tensors: Mapping[str, Tensor], activation: str, where: str) -> dic
         "eos_token_id": words - 1,
         "pad_token_id": words - 1 if activation == "quick_gelu" else 0,
     }
+
+
+def clip_image(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """Return the arguments of transformers' `CLIPVisionConfig` for OpenCLIP's weights in transformers' names.
+
+    Heads are 64 channels wide, in ViT-H and larger 80 and more: always 16 of them (open_clip, `ViT-H-14.json`).
+    """
+    stem = "vision_model.embeddings."
+    require_keys(tensors, (f"{stem}patch_embedding.weight", f"{stem}position_embedding.weight"), where)
+    require_keys(tensors, ("visual_projection.weight", "vision_model.encoder.layers.0.mlp.fc1.weight"), where)
+    width, _, _, patch = tensors[f"{stem}patch_embedding.weight"].shape
+    places = tensors[f"{stem}position_embedding.weight"].shape[0] - 1
+    return {
+        "hidden_size": width,
+        "intermediate_size": tensors["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": count(tensors, r"vision_model\.encoder\.layers\.(\d+)\."),
+        "num_attention_heads": max(1, width // HEAD_WIDTH) if width <= 1024 else 16,
+        "image_size": patch * round(places**0.5),
+        "patch_size": patch,
+        "projection_dim": tensors["visual_projection.weight"].shape[0],
+        "hidden_act": "gelu",
+    }

@@ -28,6 +28,8 @@ class Args:
     """The same as a flag (default: the words above)."""
     prompts: Path | None = None
     """File with one prompt per line, or JSON lines with `prompt` and, if wanted, `seed` (default: none)."""
+    image: Path | None = None
+    """Picture that the clip starts at, for models that want one in place of a prompt (default: none)."""
     negative_prompt: str = ""
     """What to steer away from."""
     output: Annotated[Path, arg(aliases=("-o",))] = Path("clip.mp4")
@@ -66,12 +68,14 @@ class Args:
 
 def run(args: Args) -> int:
     """Generate and save the clips."""
+    if args.image is not None:
+        return _run_on_picture(args, args.image)
     prompts, seeds = _prompts(args)
     files = _files(args.output, prompts)
 
-    from kineograph.sampling.generate import Model, load
+    from kineograph.sampling.generate import load_text_to_video
 
-    model: Model = load(args.model, base=args.base, lora=args.lora, system=args.system)
+    model = load_text_to_video(args.model, base=args.base, lora=args.lora, system=args.system)
     videos = []
     steps = args.num_inference_steps or model.settings.num_inference_steps
     with _steps(len(prompts), steps) as callback:
@@ -100,6 +104,52 @@ def run(args: Args) -> int:
         for file, prompt, seed, video in zip(files, prompts, seeds, videos, strict=True)
     ]
     emit({"clips": made}, lambda: "\n".join(str(file) for file in files), args.json)
+    return 0
+
+
+FOR_PROMPTS = ("words", "prompt", "prompts", "negative_prompt", "sampler", "system")
+"""Arguments that mean nothing to a model that starts from a picture."""
+
+
+def _run_on_picture(args: Args, image: Path) -> int:
+    """Generate and save one clip that starts at a picture.
+
+    Raises:
+        InputError: The model wants prompts, or a flag is given that only prompts go with.
+    """
+    given = [name for name in FOR_PROMPTS if getattr(args, name) not in (None, "", ())]
+    if given:
+        raise InputError(f"With --image there is no {given[0].replace('_', '-')}: the picture takes its place.")
+    (file,) = _files(args.output, ["clip"])
+
+    from kineograph.sampling.generate import load
+    from kineograph.sampling.image_to_video import ImageToVideo
+
+    model = load(args.model, base=args.base, lora=args.lora)
+    if not isinstance(model, ImageToVideo):
+        raise InputError(
+            f"'{args.model}' makes clips from prompts; leave --image out, or take an image-to-video model."
+        )
+    fps = None if args.fps is None else round(args.fps)
+    with _steps(1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
+        video = model.generate(
+            image,
+            seed=args.seed,
+            num_frames=args.num_frames,
+            height=args.height,
+            width=args.width,
+            num_inference_steps=args.num_inference_steps,
+            max_guidance_scale=args.guidance_scale,
+            fps=fps,
+            precision=args.precision,
+            callback=callback,
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    video.save(file)
+    if args.preview is not None:
+        _sheet([video], [image.name], args.preview)
+    made = {"file": str(file), "image": str(image), "seed": args.seed, "frames": len(video), "fps": video.fps}
+    emit({"clips": [made]}, str(file), args.json)
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from kineograph.models.latent_video import LatentVideoModel, draw_noise, step_no
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.video import Video
+
+if TYPE_CHECKING:
+    from kineograph.sampling.image_to_video import ImageToVideo
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
 MAX_SEED = 2**63 - 1
@@ -199,6 +202,8 @@ def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     own = replace(
         parts.settings, name=f"{chosen.name} on {parts.settings.name}", system=chosen.name, noise="iid", sampler="ddim"
     )
+    if own.num_frames == 1:  # an image model was trained on pictures; the system's authors say how long clips are
+        own = replace(own, num_frames=chosen.sampling.frames, fps=float(chosen.sampling.fps))
     return LatentVideoModel(network, parts.autoencoder, parts.text, own)
 
 
@@ -293,7 +298,7 @@ def load(
     lora: Sequence[str] = (),
     system: str = "",
     device: str | torch.device | None = None,
-) -> Model:
+) -> Model | ImageToVideo:
     """Load a model. The licences of its weights are shown on stderr.
 
     Args:
@@ -305,18 +310,44 @@ def load(
         device: Where to put it; None takes the accelerator if there is one.
 
     Returns:
-        The model, ready to `generate`.
+        The model, ready to `generate` from prompts; for Stable Video Diffusion an `ImageToVideo`, from a picture.
 
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
     parts = load_checkpoint(find(name), base, lora)
-    assert isinstance(parts, LatentVideoModel)
-    parts = with_system(parts, system) if system else parts
+    if system and not isinstance(parts, LatentVideoModel):
+        raise InputError(
+            f"'{name}' makes clips from a picture and has a notion of time of its own; leave --system out."
+        )
+    parts = with_system(parts, system) if isinstance(parts, LatentVideoModel) and system else parts
     if parts.settings.licence:
         sys.stderr.write(f"Licence of the weights of {parts.settings.name}: {parts.settings.licence}.\n")
     parts.to(torch.device(device) if device is not None else best_device())
-    return Model(parts)
+    if isinstance(parts, LatentVideoModel):
+        return Model(parts)
+    from kineograph.sampling.image_to_video import ImageToVideo
+
+    return ImageToVideo(parts)
+
+
+def load_text_to_video(
+    name: str | Path = "emoji",
+    *,
+    base: str | Path | None = None,
+    lora: Sequence[str] = (),
+    system: str = "",
+    device: str | torch.device | None = None,
+) -> Model:
+    """Load a model that makes clips from prompts. See `load`.
+
+    Raises:
+        InputError: The model starts from a picture.
+    """
+    model = load(name, base=base, lora=lora, system=system, device=device)
+    if not isinstance(model, Model):
+        raise InputError(f"'{name}' makes clips from a picture, not from words: give it one, --image photo.png.")
+    return model
 
 
 def generate(prompt: str | Sequence[str], *, model: str | Path = "emoji", **settings: Any) -> Video | list[Video]:
@@ -324,4 +355,4 @@ def generate(prompt: str | Sequence[str], *, model: str | Path = "emoji", **sett
 
     To make several clips one after another, `load` the model once and call its `generate`.
     """
-    return load(model).generate(prompt, **settings)
+    return load_text_to_video(model).generate(prompt, **settings)

@@ -1,0 +1,136 @@
+"""Stable Video Diffusion in its authors' single file: network, autoencoder and CLIP's image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kineograph.checkpoints import shapes
+from kineograph.checkpoints.ldm import SCALE
+from kineograph.checkpoints.open_clip import image_to_ours, image_to_theirs
+from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
+from kineograph.errors import WeightsError
+from kineograph.models.image_encoder import ImageEncoder
+from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
+from kineograph.models.temporal_autoencoder import TemporalAutoencoder, temporal_autoencoder
+from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import load_strictly
+from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
+from kineograph.systems.svd_keys import original_decoder_keys, original_keys
+from kineograph.temporal.inflate import load_checked
+
+CLIP = "conditioner.embedders.0.open_clip.model."
+"""sgm's `FrozenOpenCLIPImageEmbedder`; beside the image tower it holds what is left of the text tower."""
+PICTURE = "conditioner.embedders.3.encoder."
+"""sgm's encoder of the conditioning frames, an image autoencoder of which the encoder is used."""
+UNUSED_CLIP = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.", "ln_final.", "attn_mask")
+
+
+def load_svd_file(file: SingleFile) -> ImageToVideoModel:
+    """Build a model from the authors' single file.
+
+    The file does not say how many frames it was trained at: 25 where its name has `xt` in it, as published, else 14.
+
+    Raises:
+        WeightsError: A part is missing, or a weight is unknown or of another shape.
+    """
+    check_parts(file, (UNET, VAE, CLIP, PICTURE))
+    long = "xt" in file.path.stem.lower()
+    network = _network(file, 25 if long else 14)
+    settings = ImageToVideoSettings(
+        name=file.path.stem,
+        num_frames=25 if long else 14,
+        num_inference_steps=30 if long else 25,  # sgm: scripts/sampling/configs/svd_xt.yaml
+        wave_channels=network.config["projection_class_embeddings_input_dim"] // 3,
+        licence=SYSTEM.card.weights_license,
+    )
+    return ImageToVideoModel(network, _autoencoder(file), _image_encoder(file), settings)
+
+
+def _network(file: SingleFile, num_frames: int) -> VideoUNet:
+    theirs, where = part(file.tensors, UNET), str(file.path)
+    weights = original_keys(shapes.ldm_levels(theirs)).to_ours(theirs)
+    shapes.require_keys(weights, ("class_embedding.linear_1.weight",), where)
+    image = shapes.image_unet({key: value for key, value in weights.items() if ".temporal." not in key}, where)
+    image["class_embed_type"] = "projection"
+    image["projection_class_embeddings_input_dim"] = weights["class_embedding.linear_1.weight"].shape[1]
+    image["sample_size"] = 96
+    with torch.device("meta"):
+        network = SYSTEM.build(SVDConfig(image=image, head_dim=shapes.HEAD_WIDTH, num_frames=num_frames))
+    network.to_empty(device="cpu")
+    load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{where}'")
+    return network.eval()
+
+
+def _autoencoder(file: SingleFile) -> TemporalAutoencoder:
+    """Build the autoencoder: the decoder of clips, and the encoder that the conditioning picture goes through."""
+    theirs, where = part(file.tensors, VAE), str(file.path)
+    picture = part(file.tensors, PICTURE)
+    kept = {key: value for key, value in theirs.items() if key.startswith("decoder.")}
+    source = picture or theirs
+    kept |= {key: value for key, value in source.items() if key.startswith(("encoder.", "quant_conv."))}
+    levels = shapes.count(kept, r"decoder\.up\.(\d+)\.")
+    weights = original_decoder_keys(levels).to_ours(kept)
+    if "quant_conv.weight" not in weights:
+        weights |= _identity_quant(weights, where)
+    config = shapes.autoencoder({key: value for key, value in weights.items() if ".temporal." not in key}, where)
+    fields = ("in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block")
+    kinds = {"down_block_types": config["down_block_types"], "scaling_factor": SCALE, "sample_size": 768}
+    autoencoder = temporal_autoencoder({**{name: config[name] for name in fields}, **kinds})
+    load_strictly(autoencoder.vae, weights, where)
+    return autoencoder.eval()
+
+
+def _identity_quant(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the layer after the encoder that does nothing, for files that have none."""
+    shapes.require_keys(weights, ("encoder.conv_out.bias",), where)
+    channels = weights["encoder.conv_out.bias"].shape[0]
+    return {"quant_conv.weight": torch.eye(channels)[:, :, None, None], "quant_conv.bias": torch.zeros(channels)}
+
+
+def _image_encoder(file: SingleFile) -> ImageEncoder:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    where, tower = str(file.path), part(file.tensors, f"{CLIP}visual.")
+    if not tower:
+        raise WeightsError(f"'{where}' holds no image encoder (no weight begins with '{CLIP}visual.').")
+    others = [key for key in part(file.tensors, CLIP) if not key.startswith(("visual.", *UNUSED_CLIP))]
+    if others:
+        raise WeightsError(f"'{where}' holds unknown weights of CLIP, such as {', '.join(others[:3])}.")
+    weights = image_to_ours(tower)
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**shapes.clip_image(weights, where)))
+    load_strictly(model, weights, where)
+    return ImageEncoder(model)
+
+
+def svd_tensors(model: ImageToVideoModel) -> dict[str, Tensor]:
+    """Return a model's weights in the authors' single file; the inverse of `load_svd_file`.
+
+    The first stage's own encoder, which the authors use in training only, is the picture's with the layer after it
+    multiplied in.
+    """
+    vae = model.autoencoder.vae.state_dict()
+    theirs = original_decoder_keys(len(model.autoencoder.vae.config["block_out_channels"])).to_theirs(vae)
+    decoder = {key: value for key, value in theirs.items() if key.startswith("decoder.")}
+    picture = {key: value for key, value in theirs.items() if key.startswith(("encoder.", "quant_conv."))}
+    encoder = {key: value.clone() for key, value in picture.items() if key.startswith("encoder.")}
+    return {
+        **_under(UNET, original_keys(model.network.config).to_theirs(model.network.unet.state_dict())),
+        **_under(VAE, {**decoder, **encoder, **_folded(picture)}),
+        **_under(PICTURE, picture),
+        **_under(f"{CLIP}visual.", image_to_theirs(model.image_encoder.model.state_dict())),
+    }
+
+
+def _folded(encoder: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Multiply the layer after an encoder into its last convolution."""
+    after, bias = encoder["quant_conv.weight"].flatten(1), encoder["quant_conv.bias"]
+    weight = torch.einsum("o i, i c h w -> o c h w", after, encoder["encoder.conv_out.weight"])
+    return {"encoder.conv_out.weight": weight, "encoder.conv_out.bias": after @ encoder["encoder.conv_out.bias"] + bias}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in tensors.items()}

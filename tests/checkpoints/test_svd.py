@@ -1,0 +1,177 @@
+"""Stable Video Diffusion: folder and single file give one model; a picture is asked for."""
+
+import json
+
+import pytest
+import tiny_svd
+import torch
+from safetensors.torch import load_file, save_file
+from temporal_layouts import linear_unet
+from tiny_pipelines import perturbed
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+import kineograph as kg
+from kineograph.checkpoints import shapes
+from kineograph.checkpoints.convert import convert
+from kineograph.checkpoints.svd import CLIP, svd_tensors
+from kineograph.cli import main
+from kineograph.errors import InputError, WeightsError
+from kineograph.models.image_encoder import ImageEncoder
+from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
+from kineograph.models.temporal_autoencoder import temporal_autoencoder
+from kineograph.systems import systems
+from kineograph.systems.stable_video_diffusion import SVDConfig
+
+
+@pytest.fixture(scope="module")
+def model():
+    unet = {
+        "in_channels": 8,
+        "cross_attention_dim": 24,
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": 24,
+        "sample_size": 96,
+    }
+    network = perturbed(lambda: systems()["stable_video_diffusion"].build(SVDConfig(), linear_unet(**unet)), 8)
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        image_size=32,
+        patch_size=8,
+        projection_dim=24,
+        hidden_act="gelu",
+    )
+    vae = perturbed(lambda: temporal_autoencoder(tiny_svd.tiny_vae().config), 3)
+    encoder = ImageEncoder(perturbed(lambda: CLIPVisionModelWithProjection(vision), 4))
+    return ImageToVideoModel(network, vae, encoder, ImageToVideoSettings(wave_channels=8))
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    left_over = {f"{CLIP}ln_final.bias": torch.zeros(3), f"{CLIP}token_embedding.weight": torch.zeros(5, 3)}
+    tensors = {key: value.contiguous() for key, value in (svd_tensors(model) | left_over).items()}
+    save_file(tensors, tmp_path / "svd_xt.safetensors")
+    return tmp_path / "svd_xt.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("svd")
+    tiny_svd.tiny_pipeline().save_pretrained(directory)
+    return directory
+
+
+def parts(model):
+    return model.network.unet, model.autoencoder.vae, model.image_encoder.model
+
+
+def same(one, two):
+    for ours, theirs in zip(parts(one), parts(two), strict=True):
+        own, other = ours.state_dict(), theirs.state_dict()
+        assert sorted(own) == sorted(other)
+        assert all(torch.equal(own[key], value) for key, value in other.items())
+    return True
+
+
+def test_single_file_holds_the_whole_model(model, file):
+    read = kg.load(file, device="cpu")
+    assert same(read.parts, model)
+    assert read.parts.network.plan == model.network.plan
+    one, two = ({k: v for k, v in m.network.config.items() if k[0] != "_"} for m in (read.parts, model))
+    assert one == two
+    assert (read.settings.num_frames, read.settings.num_inference_steps) == (25, 30)
+    assert read.settings.wave_channels == 8
+    clip = read.generate(tiny_svd.photo(), num_frames=3, height=16, width=24, num_inference_steps=1, precision="fp32")
+    assert clip.frames.shape == (3, 3, 16, 24)
+
+
+def test_file_there_and_back_by_way_of_diffusers(file, tmp_path):
+    from diffusers import StableVideoDiffusionPipeline
+
+    convert(file, tmp_path / "theirs", "diffusers")
+    StableVideoDiffusionPipeline.from_pretrained(tmp_path / "theirs", local_files_only=True)
+    convert(tmp_path / "theirs", tmp_path / "svd_xt_back.safetensors", "original")
+    back, first = load_file(tmp_path / "svd_xt_back.safetensors"), load_file(file)
+    kept = {key: value for key, value in first.items() if "visual." in key or not key.startswith(CLIP)}
+    assert sorted(back) == sorted(kept)
+    assert all(torch.equal(back[key], value) for key, value in kept.items())
+    one, two = (kg.load(place, device="cpu").settings for place in (file, tmp_path / "theirs"))
+    assert {**vars(one), "name": ""} == {**vars(two), "name": ""}
+
+
+def test_the_encoder_of_the_first_stage_is_the_pictures(model):
+    """The two encoders of the file differ by a layer that is multiplied into the last convolution of one."""
+    tensors, vae = svd_tensors(model), model.autoencoder.vae
+    hidden = torch.randn(1, vae.encoder.conv_out.in_channels, 8, 8)
+    expected = vae.quant_conv(vae.encoder.conv_out(hidden))
+    stem = "first_stage_model.encoder.conv_out"
+    found = torch.nn.functional.conv2d(hidden, tensors[f"{stem}.weight"], tensors[f"{stem}.bias"], padding=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_file_without_the_pictures_encoder_uses_the_first_stages(model, tmp_path):
+    tensors = {key: v.contiguous() for key, v in svd_tensors(model).items() if "embedders.3" not in key}
+    save_file(tensors, tmp_path / "svd.safetensors")
+    read = kg.load(tmp_path / "svd.safetensors", device="cpu")
+    images = torch.rand(1, 3, 16, 24) * 2 - 1
+    torch.testing.assert_close(
+        read.parts.autoencoder.encode_mode(images), model.autoencoder.encode_mode(images), rtol=1e-3, atol=1e-4
+    )
+    assert read.settings.num_frames == 14
+
+
+def test_unknown_and_missing_parts_are_named(model, tmp_path):
+    tensors = {key: value.contiguous() for key, value in svd_tensors(model).items()}
+    for change, words in (
+        ({"strange.weight": torch.zeros(1)}, r"strange\.weight"),
+        ({f"{CLIP}attic.weight": torch.zeros(1)}, r"unknown weights of CLIP, such as attic\.weight"),
+    ):
+        save_file(tensors | change, tmp_path / "svd.safetensors")
+        with pytest.raises(WeightsError, match=words):
+            kg.load(tmp_path / "svd.safetensors")
+    save_file({key: v for key, v in tensors.items() if "visual" not in key}, tmp_path / "svd.safetensors")
+    with pytest.raises(WeightsError, match="no image encoder"):
+        kg.load(tmp_path / "svd.safetensors")
+
+
+def test_published_heads_of_the_image_encoder():
+    """open_clip's ViT-H has 16 heads of 80 channels, ViT-L 16 of 64, ViT-B 12 of 64."""
+    for width, heads in ((1280, 16), (1024, 16), (768, 12)):
+        tensors = {
+            "vision_model.embeddings.patch_embedding.weight": torch.empty(width, 3, 14, 14, device="meta"),
+            "vision_model.embeddings.position_embedding.weight": torch.empty(257, width, device="meta"),
+            "visual_projection.weight": torch.empty(1024, width, device="meta"),
+            "vision_model.encoder.layers.0.mlp.fc1.weight": torch.empty(4 * width, width, device="meta"),
+        }
+        config = shapes.clip_image(tensors, "file")
+        assert (config["num_attention_heads"], config["image_size"]) == (heads, 224)
+
+
+def test_command_makes_a_clip_from_a_picture(folder, tmp_path, capsys):
+    photo, clip = tmp_path / "photo.png", tmp_path / "clip.mp4"
+    tiny_svd.photo().save(photo)
+    sizes = ("--height", "16", "--width", "24", "--num-frames", "3", "--steps", "1")
+    words = ("generate", "--model", str(folder), "-o", str(clip), *sizes)
+    assert main([*words, "--image", str(photo), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"][0]["frames"] == 3
+    assert clip.is_file()
+    for more, said in (
+        (("a dog",), "makes clips from a picture, not from words: give it one, --image photo.png"),
+        (("a dog", "--image", str(photo)), "With --image there is no words"),
+    ):
+        assert main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_picture_for_a_model_of_prompts_is_refused(pipelines, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    tiny_svd.photo().save(photo)
+    assert main(["generate", "--model", str(pipelines("modelscope")[0]), "--image", str(photo)]) == 2
+    assert "makes clips from prompts; leave --image out" in capsys.readouterr().err
+
+
+def test_generate_in_one_call_says_that_a_picture_is_needed(folder):
+    with pytest.raises(InputError, match="from a picture"):
+        kg.generate("a dog", model=folder)
