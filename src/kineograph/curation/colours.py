@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-HUES = (("red", 0), ("orange", 30), ("yellow", 55), ("green", 120), ("blue", 220), ("purple", 280), ("pink", 330))
-"""Names of hues in degrees; a pixel has the nearest one's name."""
+HUES = (
+    ("red", 0),
+    ("orange", 30),
+    ("yellow", 52),
+    ("green", 80),
+    ("green", 140),
+    ("blue", 200),
+    ("blue", 240),
+    ("purple", 280),
+    ("pink", 325),
+    ("red", 352),
+)
+"""Names of hues in degrees; a pixel has the nearest one's name. Grass lies at 70 to 90 degrees, and people call it
+green."""
 GREYS = ("black", "grey", "white")
-NAMES = (*(name for name, _ in HUES), *GREYS)
+NAMES = (*dict.fromkeys(name for name, _ in HUES), *GREYS)
 _STEP = 4
 
 
@@ -29,8 +41,11 @@ def colour_shares(frame: np.ndarray) -> dict[str, float]:
     plain = chroma < 0.15 * np.maximum(top, 0.25) + 0.05
     names = np.where(plain, len(HUES) + np.digitize((top + bottom) / 2, [0.22, 0.78]), names)
     names = np.where(top < 0.12, len(HUES), names)
-    counts = np.bincount(names, minlength=len(NAMES)) / max(1, len(names))
-    return dict(zip(NAMES, counts.tolist(), strict=True))
+    counts = np.bincount(names, minlength=len(HUES) + len(GREYS)) / max(1, len(names))
+    shares = dict.fromkeys(NAMES, 0.0)
+    for name, share in zip((*(name for name, _ in HUES), *GREYS), counts.tolist(), strict=True):
+        shares[name] += share
+    return shares
 
 
 def hue(pixels: np.ndarray) -> np.ndarray:

@@ -58,22 +58,22 @@ def histogram(
         x = left + i * step
         bars.append(_rect(x, base - k * scale, step * 0.9, k * scale, KEPT) if k else "")
         bars.append(_rect(x, base - (k + d) * scale, step * 0.9, d * scale, DROPPED) if d else "")
+    shown = [True, True]
     if threshold is not None:
         x = left + (right - left) * (threshold - edges[0]) / (edges[-1] - edges[0])
         if left <= x <= right:
             bars.append(f'<path d="M{x:.1f} {top}V{base + 4}" stroke="{HOLE}" stroke-width="1.5"/>')
-            bars.append(_text(x, base + 15, f"{threshold:.4g}", "middle", HOLE))
+            bars.append(_text(min(max(x, left + 18), right - 18), base + 15, f"{threshold:.4g}", "middle", HOLE))
+            shown = [x - left > 80, right - x > 80]
     lacking = f" ({int((~known).sum())} without a value)" if not known.all() else ""
-    labels = [
-        _text(left, base + 15, f"{edges[0]:.3g}"),
-        _text(right, base + 15, f"{edges[-1]:.3g}", "end"),
-        _text(left, height - 4, title + lacking),
-    ]
+    ends = [_text(left, base + 15, f"{edges[0]:.3g}"), _text(right, base + 15, f"{edges[-1]:.3g}", "end")]
+    labels = [text for text, clear in zip(ends, shown, strict=True) if clear]
+    labels.append(_text(left, height - 4, title + lacking))
     return _svg(width, height, [f'<path d="M{left} {base}H{right}" stroke="{DROPPED}"/>', *bars, *labels], title)
 
 
 def timeline(
-    source: dict[str, Any], clips: Sequence[dict[str, Any]], keep: set[str] | None = None, *, width: int = 900
+    source: dict[str, Any], clips: Sequence[dict[str, Any]], keep: set[str] | None = None, *, width: int = 1160
 ) -> str:
     """Draw a film's cuts and clips from left to right.
 

@@ -30,18 +30,8 @@ MAX_CLIPS = 300
 BESIDE = 6
 """Clips shown on either side of a threshold."""
 _NO_SCORES = frozenset(
-    [
-        "start_pts",
-        "end_pts",
-        "start",
-        "end",
-        "corrupt_frames",
-        "motion_median",
-        "motion_p10",
-        "motion_p90",
-        "motion_fps",
-    ]
-)
+    ["start_pts", "end_pts", "start", "end", "corrupt_frames", "motion_median", "motion_p10", "motion_p90"]
+) | {"motion_fps", "frames", "width"}
 
 _STYLE = f"""
 :root {{ color-scheme: light dark; --ink: {CUT}; --paper: #fbf9f5;
@@ -61,7 +51,7 @@ td, th {{ padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top;
 .clips {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .8rem; }}
 figure {{ margin: 0; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }}
 figure img {{ display: block; width: 100%; background: #000; }}
-figure.dropped img {{ opacity: .45; }}
+figure.dropped img {{ opacity: .55; }}
 figcaption {{ padding: .4rem .6rem; font-size: .8rem; overflow-wrap: anywhere; }}
 svg {{ max-width: 100%; height: auto; }}
 .key span {{ display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 1em; }}
@@ -155,7 +145,9 @@ def _histograms(catalogue: Catalogue, chosen: select.Selection | None, keep: set
             continue
         title = f"{axis} (rule: {rule.rule})" if rule else axis
         drawn.append(histogram(values, kept, rule.threshold if rule else None, title=title))
-    key = "" if keep is None else f'<p class="key">{_key(KEPT, "kept")}{_key(DROPPED, "dropped")} by all rules</p>'
+    key = (
+        "" if keep is None else f'<p class="key">{_key(KEPT, "kept by all rules")}{_key(DROPPED, "dropped by any")}</p>'
+    )
     return f'<h2>Scores</h2>{key}<div class="row">{"".join(drawn)}</div>'
 
 
@@ -174,7 +166,7 @@ def _sides(catalogue: Catalogue, chosen: select.Selection | None) -> str:
             continue
         kept, dropped = beside(ids, select.values_of(catalogue, rule.axis), rule)
         for name, side in (("kept", kept), ("dropped", dropped)):
-            figures = [_figure(one, "", f"{rule.axis} {value:.4g}", name == "dropped") for one, value in side]
+            figures = [_figure(one, "", f"{rule.axis} {value:.4g}", False) for one, value in side]
             nothing = "<p>none</p>"
             shown = f'<div class="clips">{"".join(figures)}</div>' if figures else nothing
             parts.append(f"<h3>{escape(rule.rule)}: just {name}</h3>{shown}")
@@ -220,7 +212,7 @@ def _timelines(sources: list[dict[str, Any]], clips: list[dict[str, Any]], keep:
 
 def _gallery(catalogue: Catalogue, clips: list[dict[str, Any]], keep: set[str] | None) -> str:
     places = np.linspace(0, len(clips) - 1, min(len(clips), MAX_CLIPS)).round().astype(int) if clips else []
-    scored = [axis for axis in catalogue.axes() if axis not in _NO_SCORES and axis not in ("width", "height", "fps")]
+    scored = [axis for axis in catalogue.axes() if axis not in _NO_SCORES and axis not in ("height", "fps")]
     figures = []
     for i in places:
         clip = clips[i]
