@@ -30,6 +30,8 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     monkeypatch.setattr("kineograph.training.recipes.minilm_folder", lambda: tmp_path / "minilm")
     autoencoder, image, video = (tmp_path / name for name in ("ae", "image", "video"))
     assert run("autoencoder", "--data", data, "--output-dir", autoencoder, *SMALL, "--latent-channels", 4) == 0
+    again = ("--base", autoencoder, "--output-dir", tmp_path / "ae2", "--size", 16, "--held-out", "test")
+    assert run("autoencoder", "--data", data, *again, "--max-train-steps", 1, "--train-batch-size", 2) == 0
     assert run("latent-image", "--data", data, "--base", autoencoder, "--output-dir", image, *SMALL) == 0
     stage = ("modelscope", "--data", data, "--base", image, "--output-dir", video, "--size", 16, "--num-frames", 4)
     options = (
@@ -74,7 +76,8 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
     [
         (("modelscop",), "modelscope"),
         (("autoencoder", "--num-frames", "8"), "--num-frames is for systems"),
-        (("autoencoder", "--base", "x"), "--init-from"),
+        (("autoencoder", "--base", "x"), "'x' is no"),
+        (("autoencoder", "--base", "x", "--patch", "2"), "--patch is for a fresh autoencoder"),
         (("latent-image",), "--base"),
         (("modelscope", "--base", "x", "--patch", "2"), "--patch is the autoencoder's"),
         (("autoencoder", "--max-train-steps", "0"), "--max-train-steps"),

@@ -30,6 +30,24 @@ def test_stage_validates_draws_and_exports_what_loads(tmp_path, store):
     assert 0.7 < latents.std() < 1.3
 
 
+def test_decoder_alone_learns_and_latents_stay_valid(tmp_path, store):
+    network = tiny()
+    network.calibrate(0.25, 2.0)
+    before = {name: tensor.clone() for name, tensor in network.vae.state_dict().items()}
+    task = AutoencoderTask(network, store, "test", decoder_only=True)
+    learning = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learning, 0.1)
+    task.loss(network, task.load([0, 1], [1, 2]), [1, 2]).mean().backward()
+    optimizer.step()
+    changed = {
+        name.split(".")[0] for name, tensor in network.vae.state_dict().items() if (tensor != before[name]).any()
+    }
+    assert changed == {"decoder", "post_quant_conv"}
+    task.export(tmp_path)
+    again = load_autoencoder(tmp_path / "vae")
+    assert (again.shift, again.scale) == (0.25, 0.5)
+
+
 def test_shortcut_carries_colour_from_the_first_step():
     video = torch.tensor([0.9, -0.2, 0.4])[None, None, :, None, None].expand(1, 1, 3, 16, 16)
     network = tiny(shortcut=True).eval()

@@ -24,8 +24,8 @@ class Args:
     """Data-set folder with manifest.jsonl."""
     train: OmitArgPrefixes[TrainConfig]
     base: Path | None = None
-    """What to build on: the autoencoder's run for latent-image, the image model's run or folder for a system
-    (default: none, right for the autoencoder only)."""
+    """What to build on: the autoencoder's run for latent-image, the image model's run or folder for a system; for
+    autoencoder, one whose decoder is trained further (default: none, a fresh autoencoder)."""
     size: int = 128
     """Edge of the square training frames, in pixels."""
     sample_fps: float = 8.0
@@ -110,7 +110,10 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
             name = (given or ["set"])[0].replace("_", "-")
             raise InputError(f"--{name} is for systems; the stage '{args.stage}' trains on single frames.")
     if args.stage == "autoencoder" and args.base is not None:
-        raise InputError("--base is for later stages; to start an autoencoder from other weights use --init-from.")
+        given = [name for name in ("patch", "latent_channels") if getattr(args, name) is not None]
+        if given or args.channels:
+            name = (given or ["channels"])[0].replace("_", "-")
+            raise InputError(f"--{name} is for a fresh autoencoder; the one of --base keeps its size.")
     if args.stage != "autoencoder" and args.base is None:
         what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
@@ -133,9 +136,9 @@ def _task(args: Args, progress: Any) -> Any:
         cache=args.cache,
     )
     if args.stage == "autoencoder":
-        task = recipes.autoencoder_task(
-            data, _changed(recipes.AutoencoderConfig(), args, "patch", "channels", "latent_channels"), progress
-        )
+        config = _changed(recipes.AutoencoderConfig(), args, "patch", "channels", "latent_channels")
+        base = None if args.base is None else _part(args.base, "vae")
+        task = recipes.autoencoder_task(data, config, progress, base)
     elif args.stage == "latent-image":
         config = _changed(recipes.ImageConfig(), args, "channels", "caption_dropout")
         task = recipes.latent_image_task(data, config, _part(args.base, "vae"), progress)

@@ -55,6 +55,12 @@ class FrameAutoencoder(nn.Module):
         """Channels of the latents."""
         return self.vae.config["latent_channels"]
 
+    def freeze_encoder(self) -> None:
+        """Let only the decoder learn."""
+        self.vae.encoder.requires_grad_(False)
+        if self.vae.quant_conv is not None:
+            self.vae.quant_conv.requires_grad_(False)
+
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the raw latents of images `(n, 3, height, width)` in [-1, 1]."""
         mean, log_variance = self.vae._encode(F.pixel_unshuffle(images, self.patch)).chunk(2, dim=1)

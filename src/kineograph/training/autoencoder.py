@@ -50,12 +50,23 @@ class AutoencoderTask:
         store: Decoded frames.
         held_out: Name of the split to validate on.
         flip: Mirror every second sample.
+        decoder_only: Keep the encoder, so that latents and the models trained on them stay valid, as Stable Diffusion's
+            later decoders did (hf.co/stabilityai/sd-vae-ft-mse).
     """
 
     name = "autoencoder"
 
-    def __init__(self, network: FrameAutoencoder, store: FrameStore, held_out: str, flip: bool = True) -> None:
-        self.network, self.store, self.flip = network, store, flip
+    def __init__(
+        self,
+        network: FrameAutoencoder,
+        store: FrameStore,
+        held_out: str,
+        flip: bool = True,
+        decoder_only: bool = False,
+    ) -> None:
+        self.network, self.store, self.flip, self.decoder_only = network, store, flip, decoder_only
+        if decoder_only:
+            network.freeze_encoder()
         self.clips = store.clips_of("train")
         test = store.rows_of(held_out)
         picks = test if len(test) else store.rows_of("train")
@@ -78,7 +89,7 @@ class AutoencoderTask:
         output, mean, log_variance = network(images, noise)
         output = output.float()
         pixels = (output - images).abs().mean(dim=(1, 2, 3))
-        kl = kl_to_standard_normal(mean.float(), log_variance.float())
+        kl = 0.0 if self.decoder_only else kl_to_standard_normal(mean.float(), log_variance.float())
         return pixels + GRADIENT_WEIGHT * gradient_l1(output, images) + KL_WEIGHT * kl
 
     def validate(self) -> dict[str, float]:
@@ -102,13 +113,18 @@ class AutoencoderTask:
         Image.fromarray(sheet.numpy()).save(directory / "reconstruction.png")
 
     def export(self, directory: Path) -> None:
-        """Measure the latents' mean and deviation on training frames, and write the autoencoder."""
+        """Write the autoencoder, with the latents' mean and deviation unless the encoder is a trained one's."""
         from kineograph.models.autoencoder import save_autoencoder
 
+        if not self.decoder_only:
+            self.network.calibrate(*self.statistics())
+        save_autoencoder(self.network, directory / "vae")
+
+    def statistics(self) -> tuple[float, float]:
+        """Return mean and deviation of the raw latents of training frames."""
         rows = self.store.rows_of("train")
         rows = rows[:: max(1, len(rows) // 512)][:512]
         latents = torch.cat(
             [self.network.posterior(part)[0].float() for part in to_pixels(self.store.frames[rows]).split(32)]
         )
-        self.network.calibrate(latents.mean().item(), latents.std().item())
-        save_autoencoder(self.network, directory / "vae")
+        return latents.mean().item(), latents.std().item()

@@ -102,11 +102,21 @@ class VideoConfig:
     """Share of samples trained without their caption."""
 
 
-def autoencoder_task(data: DataConfig, config: AutoencoderConfig, progress: Progress | None = None) -> AutoencoderTask:
-    """Build stage one: a fresh autoencoder on single frames."""
-    network = build_autoencoder(patch=config.patch, channels=config.channels, latent_channels=config.latent_channels)
+def autoencoder_task(
+    data: DataConfig, config: AutoencoderConfig, progress: Progress | None = None, base: Path | None = None
+) -> AutoencoderTask:
+    """Build stage one: an autoencoder on single frames.
+
+    Args:
+        data: The data.
+        config: Size of a fresh network.
+        progress: Called while frames are decoded.
+        base: A trained autoencoder (`RUN/model/vae`) whose decoder is trained further; its encoder stays.
+    """
+    fresh = {"patch": config.patch, "channels": config.channels, "latent_channels": config.latent_channels}
+    network = load_autoencoder(base).train() if base is not None else build_autoencoder(**fresh)
     network.check_size(data.size, data.size)
-    return AutoencoderTask(network, data.store(progress), data.held_out)
+    return AutoencoderTask(network, data.store(progress), data.held_out, decoder_only=base is not None)
 
 
 def latent_image_task(
