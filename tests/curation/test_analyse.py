@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from films import SIZE, decoded, dissolve, fade, join, shot, write
 
-from kineograph.curation.analyse import Album, analyse
-from kineograph.curation.config import MotionConfig
+from kineograph.curation.analyse import Album, analyse, fill, nearest
+from kineograph.curation.config import Limits, MotionConfig
 from kineograph.curation.probe import Rejected
 
 UNIT = 12800 // 24  # of an MP4 of 24 frames per second, if its time base is 1/12800
@@ -133,7 +133,7 @@ def test_rotation_and_pixel_aspect_give_the_displayed_size(films, two_shots, tmp
     turned = rotated(plain, films / "turned.mp4", 90)
     with Album(tmp_path / "album") as album:
         _, found = analyse(str(turned), album=album)
-        picture = album.nearest(0, 0, 1 << 40)[1]
+        picture = album.at(0)
     assert (found.width, found.height, found.rotation) == (SIZE[0], SIZE[1], 90)
     assert picture.shape[:2] == (SIZE[1], SIZE[0])
     expected = np.rot90(decoded(plain)[0][0], -1)[..., ::-1].astype(int)
@@ -226,6 +226,23 @@ def test_memory_does_not_grow_with_the_film(films, tmp_path):
         _, found = analyse(str(path), album=album)
     assert len(album.pts) == 8 * 2 + 7  # two a second, and the frames before keyframes
     assert len(found.checks) == 192
+    assert found.kept == album.pts.tolist()
+
+
+def test_pictures_decoded_again_are_the_same(films, tmp_path):
+    path = write(films / "again.mp4", shot(31, 60, pan=(1, 0)), gop=24)
+    with Album(tmp_path / "one") as first, Album(tmp_path / "two") as second:
+        _, found = analyse(str(path), album=first)
+        wanted = found.kept[1::2]
+        fill(str(path), set(wanted), Limits(), second)
+        assert second.pts.tolist() == wanted
+        assert all(np.array_equal(first.at(pts), second.at(pts)) for pts in wanted)
+
+
+def test_the_nearest_picture():
+    assert nearest([0, 10, 20, 30], 14, 0, 30) == 10
+    assert nearest([0, 10, 20, 30], 30, 0, 30) == 20
+    assert nearest([0, 10, 20, 30], 5, 11, 19) is None
 
 
 def test_a_size_change_in_the_middle_is_a_cut(films, tmp_path):

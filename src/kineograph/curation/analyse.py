@@ -59,6 +59,7 @@ class Analysis:
         flow_to: Second picture of each flow pair.
         flow: Mean magnitude of each pair, in units of the short side.
         flow_size: `"widthxheight"` of the pictures for flow.
+        kept: Time stamps of the pictures in the album.
     """
 
     status: str = "ok"
@@ -80,6 +81,7 @@ class Analysis:
     flow_to: list[int] = field(default_factory=list)
     flow: list[float] = field(default_factory=list)
     flow_size: str = ""
+    kept: list[int] = field(default_factory=list)
 
     @property
     def pairs(self) -> list[tuple[int, int, float]]:
@@ -158,15 +160,18 @@ class Album:
         self.places.append(self.file.seek(0, 2))
         self.file.write(encode(picture))
 
-    def nearest(self, pts: int, start: int, end: int) -> tuple[int, np.ndarray] | None:
-        """Return the pts and BGR picture nearest to a moment among those in [start, end)."""
-        low, high = bisect_left(self.pts, start), bisect_left(self.pts, end)
-        if low >= high:
-            return None
-        best = min(range(low, high), key=lambda i: abs(self.pts[i] - pts))
-        self.file.seek(self.places[best])
-        stop = self.places[best + 1] if best + 1 < len(self.places) else -1
-        return self.pts[best], decode(self.file.read(stop - self.places[best] if stop >= 0 else -1))
+    def at(self, pts: int) -> np.ndarray:
+        """Return the BGR picture of a pts.
+
+        Raises:
+            KeyError: There is none.
+        """
+        place = bisect_left(self.pts, pts)
+        if place == len(self.pts) or self.pts[place] != pts:
+            raise KeyError(pts)
+        self.file.seek(self.places[place])
+        size = self.places[place + 1] - self.places[place] if place + 1 < len(self.places) else -1
+        return decode(self.file.read(size))
 
     def close(self) -> None:
         """Close the file."""
@@ -221,6 +226,7 @@ class Pass:
         """Close what is open and return the result."""
         result = self.result
         result.pts, result.checks = self.pts.tolist(), self.checks.tolist()
+        result.kept = self.album.pts.tolist() if self.album is not None else []
         result.end_pts = self._end()
         if self.hole is not None:
             last = max(self.clock.last or 0, self.hole) + max(self.duration, self.clock.step)
@@ -244,7 +250,7 @@ class Pass:
 
     def _good(self, pts: int, frame: Any) -> None:
         small = self.small.reformat(frame, *SMALL, format="yuv420p", interpolation=FAST_BILINEAR).to_ndarray()
-        self._resize(pts, frame)
+        self.resize(pts, frame)
         if self.cascade is None:
             self.cascade = Cascade(self.cut_config, self.unit, pts)
             self.cascade.feed(pts, small)
@@ -261,7 +267,7 @@ class Pass:
         self._picture(pts, frame)
         self.before = (pts, frame)
 
-    def _resize(self, pts: int, frame: Any) -> None:
+    def resize(self, pts: int, frame: Any) -> None:
         """Note the size of the first frame, and each change of it, which is a cut."""
         shape = (frame.width, frame.height, frame.format.name)
         if shape == self.shape:
@@ -301,6 +307,11 @@ class Pass:
             self.motion.feed(pts, cv2.resize(luma, self.flow_size, interpolation=cv2.INTER_AREA))
         if self.album is not None and (grid or key):
             self.album.add(pts, self._upright(planes))
+
+    def keep(self, pts: int, frame: Any) -> None:
+        """Put a frame into the album."""
+        assert self.album is not None
+        self.album.add(pts, self._upright(self._planes(frame)))
 
     def _tick(self, which: int, count: float) -> bool:
         tick = int(count + 1e-6)
@@ -377,6 +388,40 @@ def analyse(
         raise Rejected("corrupt" if analysis.corrupt_frames else "unreadable", "not one frame could be decoded")
     _judge(facts, analysis, damage or DamageConfig(), work.unit)
     return facts, analysis
+
+
+def fill(path: str, wanted: set[int], limits: Limits, album: Album, alive: Alive | None = None) -> None:
+    """Decode a film again for some of the pictures that its analysis put into an album; they come out the same.
+
+    Args:
+        path: The film.
+        wanted: Time stamps.
+        limits: What the file may claim.
+        album: Takes the pictures.
+        alive: Told the seconds of film done.
+    """
+    if not wanted:
+        return
+    last = max(wanted)
+    with footage(path) as container:
+        stream, facts = examine(container, limits)
+        work = Pass(facts, CutConfig(), MotionConfig("none"), album)
+        for frame in decoded(container, stream):
+            pts = None if isinstance(frame, Damage) else work.clock(frame)
+            if pts is None or pts not in wanted:
+                continue
+            work.resize(pts, frame)
+            work.keep(pts, frame)
+            if pts == last:
+                return
+            if alive:
+                alive((pts - (facts.start_time or 0)) * work.unit)
+
+
+def nearest(kept: list[int], pts: int, start: int, end: int) -> int | None:
+    """Return the time stamp nearest to a moment among those in [start, end); None where there is none."""
+    inside = kept[bisect_left(kept, start) : bisect_left(kept, end)]
+    return min(inside, key=lambda one: abs(one - pts), default=None)
 
 
 def _admit(frame: Any, limits: Limits) -> None:

@@ -17,8 +17,8 @@ from kineograph.errors import InputError, unknown
 SCORERS = {
     "text_area": "kineograph.curation.text_area:TextArea",
     "overlay": "kineograph.curation.overlay:Overlay",
-    "similarity": "kineograph.curation.similarity:Similarity",
-    "captions": "kineograph.curation.captions:Captions",
+    "captions": "kineograph.curation.captions:from_specs",
+    "similarity": "kineograph.curation.similarity:from_spec",
 }
 """Where each scorer is made; its options are the parameters of what stands there."""
 
@@ -204,6 +204,24 @@ def scorer(name: str, options: dict[str, Any]) -> Scorer:
         return getattr(importlib.import_module(module), made)(**options)
     except TypeError as error:
         raise InputError(f"The options of scorer '{name}' do not fit: {error}.") from error
+
+
+def needs(made: Scorer) -> tuple[str, ...]:
+    """Return the names of the scorers whose columns this one wants to find in the row."""
+    return tuple(getattr(made, "needs", ()))
+
+
+def scorer_fingerprints(config: CurationConfig) -> dict[str, str]:
+    """Return the fingerprint of each configured scorer's scores, those first that others need.
+
+    What a scorer needs is part of its fingerprint.
+    """
+    made = {name: scorer(name, options) for name, options in config.scorers.items()}
+    found: dict[str, str] = {}
+    for name in sorted(made, key=lambda name: (bool(needs(made[name])), name)):
+        below = [found[other] for other in needs(made[name]) if other in found]
+        found[name] = fingerprint("scorer", 1, [made[name].fingerprint, below]) if below else made[name].fingerprint
+    return found
 
 
 def read_config(path: str | Path) -> CurationConfig:

@@ -51,6 +51,11 @@ def read_part(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"The part '{path}' is damaged ({error}). Delete it and run again with --resume.") from error
 
 
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a whole part, from its footer."""
+    return require("pyarrow.parquet", "curation").read_metadata(path).num_rows
+
+
 def is_whole(path: Path) -> bool:
     """Whether a part is there with both its marks and a footer that fits, without parsing it."""
     try:
@@ -66,10 +71,13 @@ def is_whole(path: Path) -> bool:
     return tail[4:] == _MAGIC and 0 < int.from_bytes(tail[:4], "little") <= size - _SMALLEST_PART
 
 
-def place(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file in the same folder, flush it to disk and rename it to `path`."""
+def place(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file in the same folder, flush it to disk and rename it to `path`.
+
+    The temporary name is always the same, so that what a kill leaves behind is overwritten by the next attempt.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
         move(temporary, path)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from kineograph.curation import keyframes, rows
-from kineograph.curation.analyse import Album, Alive, Analysis, analyse
+from kineograph.curation.analyse import Album, Alive, Analysis, analyse, fill, nearest
 from kineograph.curation.clipping import Span, check, make, pictures, plan, shots
-from kineograph.curation.config import CurationConfig, from_json, scorer
+from kineograph.curation.config import CurationConfig, from_json, needs, scorer
 from kineograph.curation.ids import clip_id, sha256_of
 from kineograph.curation.motion import scores
 from kineograph.curation.parts import is_whole, move, read_part, write_part, write_rows
@@ -170,7 +170,12 @@ def clipped(
         spans = plan(facts, analysis, index, _encoding(config).clips)
         files = _written(item, config, spans, analysis, folder, alive)
         assert files is not None
-    made = [_finish(item, config, facts, analysis, album, *pair) for pair in zip(spans, files, strict=True)]
+    with contextlib.ExitStack() as stack:
+        if album is None:
+            album = stack.enter_context(Album(folder / "album"))
+            wanted = {pts for span in spans for pts in _kept(analysis, span)}
+            fill(item.path, wanted, config.limits, album, alive)
+        made = [_finish(item, config, facts, analysis, album, *pair) for pair in zip(spans, files, strict=True)]
     return index.keyframes.tolist(), len(stretches), made
 
 
@@ -199,7 +204,7 @@ def _written(
 
 
 def _finish(
-    item: Item, config: CurationConfig, facts: Probe, analysis: Analysis, album: Album | None, span: Span, file: Path
+    item: Item, config: CurationConfig, facts: Probe, analysis: Analysis, album: Album, span: Span, file: Path
 ) -> ClipRow:
     """Put a clip and its strip into their places and describe it."""
     from kineograph.curation.duplicates import video_hash
@@ -208,20 +213,28 @@ def _finish(
     recipe = f"{span.method}.{config.recipe}"
     name = clip_id(item.source_id, facts.stream, span.start, span.end, facts.time_base, recipe)
     strip = out / rows.strip_file(name)
-    write_strip(strip, _three(album, span, file))
+    write_strip(strip, _three(analysis, album, span, file))
     row = _clip_row(item, config, facts, analysis, span, name)
     row = {**row, "sha256": sha256_of(file), "phash": video_hash(read_strip(strip))}
     move(file, out / rows.clip_file(name))
     return ClipRow(**row)
 
 
-def _three(album: Album | None, span: Span, file: Path) -> list[Any]:
-    """Return first, middle and last picture of a clip: from the analysis where it kept the exact ends."""
-    if album is not None:
-        found = [album.nearest(p, span.start, span.end) for p in (span.start, (span.start + span.end) // 2, span.end)]
-        if all(found) and found[0][0] == span.start:  # pyright: ignore
-            return [one[1] for one in found if one]
-    return pictures(file, LONG_SIDE)
+def _three(analysis: Analysis, album: Album, span: Span, file: Path) -> list[Any]:
+    """Return first, middle and last picture of a clip: from the album where it has the exact first frame."""
+    chosen = _kept(analysis, span)
+    return [album.at(pts) for pts in chosen] if chosen else pictures(file, LONG_SIDE)
+
+
+def _kept(analysis: Analysis, span: Span) -> list[int]:
+    """Return the time stamps of a clip's three pictures in the album; none where its first frame is not there.
+
+    The last one is the frame before the keyframe at which the clip ends, or at most half a second before the end; the
+    middle one lies within half a second of the middle.
+    """
+    moments = (span.start, (span.start + span.end) // 2, span.end)
+    found = [nearest(analysis.kept, pts, span.start, span.end) for pts in moments]
+    return [pts for pts in found if pts is not None] if found[0] == span.start else []
 
 
 def _clip_row(
@@ -348,7 +361,8 @@ def score(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
     """Score the clips of one source and commit the rows.
 
     Args:
-        content: `{"out", "source_id", "config", "scorer", "options"}`; `config` is the fingerprint of the clips.
+        content: `{"out", "source_id", "config", "scorer", "options", "fingerprints"}`; `config` is the fingerprint of
+            the clips, `fingerprints` those of all scorers.
         alive: Told the seconds of film done.
 
     Returns:
@@ -360,10 +374,23 @@ def score(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
         _made[key] = scorer(name, content["options"])
     made = _made[key]
     found = []
+    known = _needed(content, needs(made))
     for row in read_part(rows.clips_part(out, content["source_id"], content["config"])):
+        row |= known.get(row["clip_id"], {})
         strip = read_strip(out / rows.strip_file(row["clip_id"]))
         found.append({"clip_id": row["clip_id"], **made.score(strip, row)})
         alive(row["duration"])
-    target = rows.scores_part(out, name, content["source_id"], made.fingerprint)
+    target = rows.scores_part(out, name, content["source_id"], content["fingerprints"][name])
     write_part(target, found, rows.schema_of({"clip_id": "string", **made.columns}))
     return {"clips": len(found)}
+
+
+def _needed(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return what other scorers found, by clip; a scorer that did not run gives nothing."""
+    merged: dict[str, dict[str, Any]] = {}
+    for name in names:
+        made = content["fingerprints"].get(name, "")
+        part = rows.scores_part(Path(content["out"]), name, content["source_id"], made)
+        for row in read_part(part) if is_whole(part) else ():
+            merged.setdefault(row["clip_id"], {}).update(row)
+    return merged

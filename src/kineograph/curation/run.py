@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kineograph.curation import rows
-from kineograph.curation.config import CurationConfig, scorer
+from kineograph.curation.config import CurationConfig, scorer_fingerprints
 from kineograph.curation.executors import Executor, executor
 from kineograph.curation.ids import printable, source_id, text_id
-from kineograph.curation.parts import is_whole, place_text, read_part, sweep
+from kineograph.curation.parts import count_rows, is_whole, place_text, read_part, sweep
 from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail
 from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_SOURCES
 from kineograph.curation.supervise import Allowance, Outcome
@@ -145,6 +146,7 @@ def curate(
     _check_places(root, place, resume)
     place.mkdir(parents=True, exist_ok=True)
     with _locked(place):
+        shutil.rmtree(place / rows.TEMPORARY, ignore_errors=True)  # what a kill left behind
         engine = executor(executor_name, workers)
         _remember(place, config)
         listing = _listing(root, media)
@@ -182,12 +184,8 @@ def _locked(out: Path) -> Iterator[None]:
 def _remember(out: Path, config: CurationConfig) -> None:
     """Write the configuration and its fingerprints, by which the catalogue chooses parts."""
     prints = {"config": config.fingerprint, "analysis": config.analysis_fingerprint}
-    content = config.to_json() | {"fingerprints": {**prints, "scorers": _scorer_prints(config)}}
+    content = config.to_json() | {"fingerprints": {**prints, "scorers": scorer_fingerprints(config)}}
     place_text(out / rows.CONFIG_FILE, json.dumps(content, indent=2) + "\n")
-
-
-def _scorer_prints(config: CurationConfig) -> dict[str, str]:
-    return {name: scorer(name, options).fingerprint for name, options in config.scorers.items()}
 
 
 def _allowance(config: CurationConfig) -> Allowance:
@@ -358,10 +356,11 @@ def _score(
     """Run each scorer on the sources that it has not scored with its present fingerprint."""
     scored, unscored = {}, {}
     allowance = Allowance(0, max(config.limits.stall_seconds, 600.0))
-    for name, made in _scorer_prints(config).items():
+    prints = scorer_fingerprints(config)
+    shared = {"out": str(out), "config": config.fingerprint, "fingerprints": prints}
+    for name, made in prints.items():
         items = [
-            {"out": str(out), "source_id": one.source_id, "config": config.fingerprint, "scorer": name}
-            | {"options": config.scorers[name]}
+            {**shared, "source_id": one.source_id, "scorer": name, "options": config.scorers[name]}
             for one in _firsts(found)
             if not is_whole(rows.scores_part(out, name, one.source_id, made)) and _has_clips(one, out, config)
         ]
@@ -378,12 +377,8 @@ def _score(
 
 
 def _has_clips(one: Found, out: Path, config: CurationConfig) -> bool:
-    part = rows.source_part(out, one.source_id, config.fingerprint)
-    return is_whole(part) and rows.clips_part(out, one.source_id, config.fingerprint).exists() and _count(part) > 0
-
-
-def _count(part: Path) -> int:
-    return read_part(part)[0]["clips"]
+    part = rows.clips_part(out, one.source_id, config.fingerprint)
+    return is_whole(part) and count_rows(part) > 0
 
 
 # The end ---------------------------------------------------------------------------------------------------------
@@ -429,7 +424,7 @@ def _state(found: list[Found], out: Path, config: CurationConfig) -> str:
     """Return a hash of what the summary and manifest follow from: the sources and the names of their parts."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([config.fingerprint, [[one.shown, one.source_id] for one in found]]).encode())
-    for name, made in _scorer_prints(config).items():
+    for name, made in scorer_fingerprints(config).items():
         folder = out / PARTS_OF_SCORES / name
         there = (
             sorted(p.name for p in folder.iterdir() if p.name.endswith(f".{made}.parquet")) if folder.is_dir() else []
