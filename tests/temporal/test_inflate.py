@@ -51,7 +51,7 @@ def test_fresh_video_network_equals_image_network_on_every_frame(name):
     assert relative(model(**call), expected) < 1e-5
     for key, parameter in unet.named_parameters():
         if key.endswith(("leave.weight", "stages.3.conv.weight")):
-            parameter.fill_(0.1)
+            parameter.normal_(std=0.5)  # not a constant, which the LayerNorm of a transformer would take away
     assert relative(model(**call), expected) > 1e-2
 
 
@@ -113,8 +113,10 @@ def gradients(model, loss):
 def test_checkpointing_changes_no_gradient(name):
     model, call = video(name), inputs(FAMILIES[name])
     model.train()
+    torch.manual_seed(1)  # DiT drops labels at random in training
     expected = gradients(model, model(**call).square().mean())
     model.unet.enable_gradient_checkpointing()
+    torch.manual_seed(1)
     found = gradients(model, model(**call).square().mean())
     assert all(torch.allclose(found[key], expected[key], rtol=1e-4, atol=1e-7) for key in expected)
 

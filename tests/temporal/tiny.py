@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
 TEXT = 32
 SIZE = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1}
@@ -24,9 +24,11 @@ class Family:
     channels: int = 4
     size: int = 8
     conditions: dict = field(default_factory=dict)
+    plain: bool = False
 
     def build(self):
-        return self.kind(in_channels=self.channels, out_channels=4, **(SIZE | self.arguments)).eval()
+        size = {"sample_size": 8} if self.plain else SIZE
+        return self.kind(in_channels=self.channels, out_channels=4, **(size | self.arguments)).eval()
 
 
 FAMILIES = {
@@ -98,6 +100,32 @@ FAMILIES = {
         },
         kind=UNet2DModel,
         conditions={"context": None},
+    ),
+    "pixart": Family(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 2,
+            "cross_attention_dim": 16,
+            "caption_channels": TEXT,
+            "patch_size": 2,
+            "norm_num_groups": 4,
+        },
+        kind=PixArtTransformer2DModel,
+        plain=True,
+    ),
+    "dit": Family(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 2,
+            "patch_size": 2,
+            "norm_num_groups": 4,
+            "num_embeds_ada_norm": 10,
+        },
+        kind=DiTTransformer2DModel,
+        conditions={"context": None, "class_labels": torch.tensor([3, 7])},
+        plain=True,
     ),
 }
 

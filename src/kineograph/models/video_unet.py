@@ -8,6 +8,7 @@ On disk it is the image network in diffusers' own layout, with time beside it:
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,13 +34,15 @@ from kineograph.temporal.plan import Plan
 
 FORMAT = "kineograph.temporal/1"
 UNETS = ("UNet2DConditionModel", "UNet2DModel")
+TRANSFORMERS = ("PixArtTransformer2DModel", "DiTTransformer2DModel")
 
 
 class VideoUNet(nn.Module):
-    """An image U-Net that sees clips.
+    """An image network that sees clips.
 
     Args:
-        unet: A diffusers `UNet2DConditionModel` or `UNet2DModel`, inflated here, in place.
+        unet: A diffusers `UNet2DConditionModel` or `UNet2DModel`, or an image transformer, `PixArtTransformer2DModel`
+            or `DiTTransformer2DModel`; inflated here, in place.
         plan: Where time enters. None: a plain image network applied to each frame.
     """
 
@@ -99,7 +102,7 @@ class VideoUNet(nn.Module):
         folded = rearrange(x, "b f c h w -> (b f) c h w")
         levels = _levels(timestep, batch, frames, x.device)
         with clip_of(clip):
-            out = self.unet(folded, levels, return_dict=False, **arguments)[0]
+            out = call_image_network(self.unet, folded, levels, arguments)
         return rearrange(out, "(b f) c h w -> b f c h w", b=batch)
 
     def _check(self, x: Tensor) -> tuple[int, int]:
@@ -178,14 +181,50 @@ class VideoUNet(nn.Module):
         root = Path(directory)
         config = read_json(root / "unet" / "config.json")
         name = config.get("_class_name", "UNet2DConditionModel")
-        if name not in UNETS:
-            raise unknown("image network class", name, UNETS, WeightsError)
+        if name not in UNETS + TRANSFORMERS:
+            raise unknown("image network class", name, UNETS + TRANSFORMERS, WeightsError)
         unet = getattr(diffusers, name).from_config(config)
         load_spatial_state_dict(unet, read_folder(root / "unet"))
         model = cls(unet, read_plan(root / "temporal.json"))
         if model.plan is not None:
             load_temporal_state_dict(unet, read_safetensors(root / "temporal.safetensors"))
         return model.to(dtype).eval()
+
+
+CONDITIONS = {
+    "class_labels": "class labels",
+    "encoder_hidden_states": "text",
+    "encoder_attention_mask": "mask of the text",
+    "added_cond_kwargs": "added conditions",
+    "down_block_additional_residuals": "control residuals",
+    "mid_block_additional_residual": "control residuals",
+}
+"""What diffusers calls the conditions of an image network, and what they are."""
+
+
+def call_image_network(network: Any, x: Tensor, levels: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """Call an image network of diffusers, whatever it is, on folded frames.
+
+    Args:
+        network: A U-Net or an image transformer.
+        x: `(batch * frames, channels, height, width)`.
+        levels: One timestep for each.
+        arguments: Conditions under diffusers' names; None is none.
+
+    Returns:
+        The prediction, with the network's own number of channels.
+
+    Raises:
+        InputError: The network does not take a condition that is given.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    taken = inspect.signature(type(network).forward).parameters
+    for name in given:
+        if name not in taken:
+            raise InputError(f"{type(network).__name__} takes no {CONDITIONS[name]}.")
+    if type(network).__name__ == "PixArtTransformer2DModel":  # sizes are a condition at 1024 pixels only
+        given.setdefault("added_cond_kwargs", {"resolution": None, "aspect_ratio": None})
+    return network(x, timestep=levels, return_dict=False, **given)[0]
 
 
 def _levels(timestep: Tensor | float, batch: int, frames: int, device: torch.device) -> Tensor:

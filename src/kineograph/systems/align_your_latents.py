@@ -73,7 +73,8 @@ class AlignYourLatentsConfig:
 def plan(config: AlignYourLatentsConfig, image: Mapping[str, Any]) -> Plan:
     """Return where the temporal blocks go in an image network of the given configuration."""
     res_block = {
-        "temb_channels": 4 * image["block_out_channels"][0],
+        # a transformer shows no timestep embedding
+        "temb_channels": 4 * image["block_out_channels"][0] if "block_out_channels" in image else None,
         "norm_groups": image["norm_num_groups"] or 32,
         "mix": config.mix,
     }

@@ -79,7 +79,8 @@ class SVDConfig:
 def plan(config: SVDConfig, image: Mapping[str, Any]) -> Plan:
     """Return where the temporal blocks go in an image network of the given configuration."""
     context = image.get("cross_attention_dim")
-    res_block = {"temb_channels": 4 * image["block_out_channels"][0], "norm_groups": image["norm_num_groups"] or 32}
+    temb = 4 * image["block_out_channels"][0] if "block_out_channels" in image else None  # a transformer shows none
+    res_block = {"temb_channels": temb, "norm_groups": image["norm_num_groups"] or 32}
     video_block = {"context_channels": context, "head_dim": config.head_dim, "window": config.window}
     placements = (
         Placement("resnet", "temporal_res_block", {**res_block, "mix": config.mix}),

@@ -97,8 +97,8 @@ def adapter_factors(network: nn.Module, part: Part) -> Iterator[tuple[str, Tenso
         if isinstance(downs, nn.ModuleDict) and part in downs:
             empty = False
             scale = math.sqrt(module.scaling[part])
-            ups = module.get_submodule("lora_B")
-            yield name, scale * downs[part].weight.detach(), scale * ups.get_submodule(part).weight.detach()
+            factors = [module.get_parameter(f"lora_{which}.{part}.weight") for which in "AB"]
+            yield name, scale * factors[0].detach(), scale * factors[1].detach()
     if empty:
         raise InputError(f"This network has no {part} adapter.")
 

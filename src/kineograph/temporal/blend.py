@@ -54,8 +54,6 @@ class TemporalResBlock(TemporalLayer):
         weighs: Which side the mix factor weighs, see `Blend`.
     """
 
-    uses: ClassVar[Literal["", "temb", "context"]] = "temb"
-
     def __init__(
         self,
         channels: int,
@@ -69,6 +67,7 @@ class TemporalResBlock(TemporalLayer):
         groups = divisor(channels, norm_groups)
         self.norm1 = nn.GroupNorm(groups, channels, eps)
         self.enter = FrameConv(channels, channels)
+        self.uses = "temb" if temb_channels else ""
         self.level = nn.Linear(temb_channels, channels) if temb_channels else None
         self.norm2 = nn.GroupNorm(groups, channels, eps)
         self.leave = zero(FrameConv(channels, channels))
@@ -108,7 +107,7 @@ class TemporalVideoBlock(TemporalLayer):
         mix: First value of the mix factor.
     """
 
-    uses: ClassVar[Literal["", "temb", "context"]] = "context"
+    form: ClassVar[Literal["map", "tokens"]] = "tokens"
 
     def __init__(
         self,
@@ -122,6 +121,7 @@ class TemporalVideoBlock(TemporalLayer):
         super().__init__()
         heads, width = head_split(channels, num_heads, head_dim)
         self.window = window
+        self.uses = "context" if context_channels else ""
         self.index = nn.Sequential(
             nn.Linear(channels, 4 * channels), nn.SiLU(), zero(nn.Linear(4 * channels, channels))
         )
@@ -138,18 +138,19 @@ class TemporalVideoBlock(TemporalLayer):
         for output in [*outputs, *([self.attend2.output] if self.attend2 is not None else [])]:
             zero(output)
 
-    def forward(self, x: Tensor, num_frames: int, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_frames: int, context: Tensor | None = None) -> Tensor:
         """Map folded tokens `(batch * frames, tokens, channels)` to the same shape.
 
         Args:
             x: Folded tokens.
             num_frames: Frames per clip.
-            context: `(batch * frames, context tokens, context channels)`; that of each clip's first frame is used.
+            context: `(batch * frames, context tokens, context channels)`; that of each clip's first frame is used,
+                where the layer attends to one.
         """
         tokens = rearrange(x, "(b f) n c -> (b n) f c", f=num_frames) + self._index_code(num_frames, x)
         tokens = tokens + self.feed_in(self.norm_in(tokens))
         tokens = tokens + self.attend1(self.norm1(tokens), bias=self._window_bias(num_frames, x))
-        if self.norm2 is not None and self.attend2 is not None:
+        if self.norm2 is not None and context is not None:
             tokens = tokens + self._to_context(self.norm2(tokens), context[::num_frames])
         tokens = tokens + self.feed_out(self.norm3(tokens))
         return self.blend(x, rearrange(tokens, "(b n) f c -> (b f) n c", n=x.shape[1]))

@@ -21,8 +21,9 @@ from kineograph.temporal.attention import TemporalTransformer
 from kineograph.temporal.blend import TemporalResBlock, TemporalVideoBlock
 from kineograph.temporal.convolution import TemporalConvolution, TemporalOutput
 from kineograph.temporal.cross_frame import CrossFrameProcessor
+from kineograph.temporal.finite import not_finite
 from kineograph.temporal.frames import carry_clip_through_checkpoints, current_clip
-from kineograph.temporal.layer import TemporalLayer, run_layer
+from kineograph.temporal.layer import TemporalChain, TemporalLayer, run_layer
 from kineograph.temporal.norm import SpatialClipNorm, span_clips, span_frames
 from kineograph.temporal.picture import PictureAttention, PictureProcessor
 from kineograph.temporal.plan import Part, Placement, Plan
@@ -48,7 +49,9 @@ def inflate(network: Network, plan: Plan) -> Network:
     """Add temporal layers to an image network, in place.
 
     Args:
-        network: A diffusers U-Net (`UNet2DConditionModel`, `UNet2DModel`), ControlNet or autoencoder's decoder.
+        network: A diffusers U-Net (`UNet2DConditionModel`, `UNet2DModel`), ControlNet, autoencoder's decoder, or
+            transformer (`PixArtTransformer2DModel`, `DiTTransformer2DModel`). Each block of a transformer stands for a
+            ResNet block and its attention: what follows either of them follows the block, in the plan's order.
         plan: What goes where.
 
     Returns:
@@ -70,6 +73,8 @@ def inflate(network: Network, plan: Plan) -> Network:
         for attention in self_attentions(network):
             attention.set_processor(CrossFrameProcessor(plan.self_attention, attention.processor))
     if plan.spatial_norm == "clip":
+        if is_transformer(network):
+            raise InputError(f"{type(network).__name__} has no group norms whose statistics could span a clip.")
         for norm in spatial_norms(network):
             span_clips(norm)
     network.register_forward_pre_hook(_carry_clip)
@@ -84,24 +89,33 @@ def _place(network: nn.Module, placement: Placement, skip_single_frame: bool) ->
     if not places:
         raise InputError(f"{type(network).__name__} has no '{placement.at}' in its {', '.join(placement.parts)} parts.")
     for module in places:
-        if "temporal" in module._modules:
+        taken = module._modules.get("temporal")
+        if taken is not None and not (is_transformer(network) and placement.at in _AFTER_BLOCK):
             raise InputError(f"Two placements meet on one module: '{placement.at}' is already taken by another layer.")
         layer = LAYERS[placement.layer](output_channels(module), **placement.options)
         layer.skip_single_frame = skip_single_frame
-        module.temporal = layer.to(next(module.parameters())).train(module.training)
+        layer.to(next(module.parameters())).train(module.training)
+        if isinstance(taken, TemporalLayer):
+            module.temporal = TemporalChain([*getattr(taken, "layers", [taken]), layer])
+            continue
+        module.temporal = layer
         if placement.at == "cross_attention":
             cast(Any, module).set_processor(PictureProcessor(cast(Any, module).processor))
         elif placement.at == "before_feed_forward":
             _keep_stream_for(network, module)
             module.register_forward_hook(_run_on_stream, with_kwargs=True)
         else:
-            module.register_forward_hook(_HOOKS[layer.uses], with_kwargs=True)
+            module.register_forward_hook(_run_after, with_kwargs=True)
 
 
 def _keep_stream_for(network: nn.Module, attention: Any) -> None:
-    """Let the norm before a cross-attention leave the residual stream for the attention's hook, under a shared name."""
+    """Let the norm before a cross-attention leave the residual stream for the attention's hook, under a shared name.
+
+    With PixArt's `ada_norm_single` there is no norm, and the attention's own input is the stream.
+    """
     name = next(name for name, module in network.named_modules() if module is attention)
-    norm: Any = network.get_submodule(name.removesuffix("attn2") + "norm2")
+    block: Any = network.get_submodule(name.removesuffix(".attn2"))
+    norm: Any = attention if getattr(block, "norm_type", "") == "ada_norm_single" else block.norm2
     norm.stream_name = attention.stream_name = name
     norm.register_forward_pre_hook(_leave_stream)
 
@@ -129,11 +143,33 @@ def strip(network: Network) -> Network:
 
 def hook_points(network: nn.Module, placement: Placement) -> Iterator[nn.Module]:
     """Yield the modules after which a placement's layers run, in the order of the forward pass."""
+    if is_transformer(network):
+        yield from _transformer_points(network, placement.at)
+        return
     if placement.at in ("conv_in", "conv_out"):
         yield network.get_submodule(placement.at)
         return
     for block in _blocks(network, placement.parts):
         yield from _AT[placement.at](block)
+
+
+_AFTER_BLOCK = ("resnet", "attention", "pair", "transformer_block")
+
+
+def is_transformer(network: nn.Module) -> bool:
+    """Say whether an image network is a plain stack of transformer blocks."""
+    return hasattr(network, "transformer_blocks") and not hasattr(network, "down_blocks")
+
+
+def _transformer_points(network: nn.Module, at: str) -> Iterator[nn.Module]:
+    """Yield the hook points of a transformer: its patch embedding, its blocks, or their cross-attentions."""
+    if at == "conv_in":
+        yield network.get_submodule("pos_embed")
+    for block in _children(network, "transformer_blocks"):
+        if block is not None and at in _AFTER_BLOCK:
+            yield block
+        elif getattr(block, "attn2", None) is not None and at in ("before_feed_forward", "cross_attention"):
+            yield cast(Any, block).attn2
 
 
 def _blocks(network: nn.Module, parts: Iterable[Part]) -> Iterator[nn.Module]:
@@ -214,6 +250,8 @@ def output_channels(module: Any) -> int:
     """
     if isinstance(module, nn.Conv2d):
         return module.out_channels
+    if isinstance(getattr(module, "proj", None), nn.Conv2d):  # PatchEmbed
+        return module.proj.out_channels
     if hasattr(module, "conv2"):  # ResnetBlock2D, ResnetBlockCondNorm2D
         return module.conv2.out_channels
     if hasattr(module, "to_out"):  # Attention with its residual inside, as in DeepFloyd-IF
@@ -231,19 +269,22 @@ def output_channels(module: Any) -> int:
 
 
 def _run_after(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-    return _on_tensor(output, partial(run_layer, module.temporal))
+    for layer in getattr(module.temporal, "layers", [module.temporal]):
+        output = _on_tensor(output, partial(_run_with, layer, _used(layer, args, kwargs)))
+    return output
 
 
-def _run_after_with_temb(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-    temb = kwargs["temb"] if "temb" in kwargs else args[1]
-    extra = () if temb is None else (temb,)
-    return _on_tensor(output, lambda x: run_layer(module.temporal, x, *extra))
+def _run_with(layer: TemporalLayer, extra: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    return run_layer(layer, x, *extra)
 
 
-def _run_after_with_context(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-    """Run after a transformer block; under gradient checkpointing its context arrives as the third argument."""
-    context = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-    return _on_tensor(output, lambda x: run_layer(module.temporal, x, context))
+def _used(layer: TemporalLayer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Return what a layer takes of its place's arguments; under gradient checkpointing they arrive by position."""
+    if layer.uses == "temb":  # of a ResNet block
+        return (kwargs["temb"] if "temb" in kwargs else args[1],)
+    if layer.uses == "context":  # of a transformer block
+        return (kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2],)
+    return ()
 
 
 def _leave_stream(norm: Any, args: tuple[Any, ...]) -> None:
@@ -265,8 +306,7 @@ def _carry_clip(network: nn.Module, args: tuple[Any, ...]) -> None:
         carry_clip_through_checkpoints(network)
 
 
-_HOOKS = {"": _run_after, "temb": _run_after_with_temb, "context": _run_after_with_context}
-_OWN_HOOKS = (*_HOOKS.values(), _run_on_stream, _leave_stream, _carry_clip)
+_OWN_HOOKS = (_run_after, _run_on_stream, _leave_stream, _carry_clip)
 
 
 def _on_tensor(output: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -337,11 +377,6 @@ def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], expected: M
 
 def _shapes(key: str, given: Tensor, expected: Tensor) -> str:
     return f"{key} {list(given.shape)} instead of {list(expected.shape)}"
-
-
-def not_finite(value: Tensor) -> bool:
-    """Say whether a floating tensor holds NaN or infinity."""
-    return value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all())
 
 
 def _listed(problem: str, keys: list[str], examples: int = 3) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal, TypeVar
 
 import torch
@@ -19,17 +19,32 @@ class TemporalLayer(nn.Module):
     Attributes:
         uses: What it takes beside the frames: nothing, the timestep embedding `"temb"` of shape
             `(batch * frames, channels)`, or the `"context"` of shape `(batch * frames, tokens, channels)`.
+        form: What the frames are: a `"map"` `(batch * frames, channels, height, width)`, whose positions no layer
+            mixes, or `"tokens"` `(batch * frames, tokens, channels)`.
         skip_single_frame: A clip of one frame passes by unchanged.
         gradient_checkpointing: Recompute the layer during backward; diffusers' `enable_gradient_checkpointing` sets it.
     """
 
-    uses: ClassVar[Literal["", "temb", "context"]] = ""
+    uses: Literal["", "temb", "context"] = ""
+    form: ClassVar[Literal["map", "tokens"]] = "map"
     skip_single_frame: bool = False
 
     def __init__(self):
         super().__init__()
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
+
+
+class TemporalChain(TemporalLayer):
+    """Several layers at one place, one after the other; a transformer's block takes all that a U-Net's blocks share.
+
+    Args:
+        layers: What runs, in order.
+    """
+
+    def __init__(self, layers: Iterable[TemporalLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -47,7 +62,7 @@ def run_layer(layer: TemporalLayer, x: Tensor, *extra: Tensor) -> Tensor:
 
     Args:
         layer: The layer.
-        x: Folded frames `(batch * frames, ...)`.
+        x: Folded frames `(batch * frames, ...)`; tokens are given to a layer of maps as maps of one column.
         *extra: Further folded tensors that the layer uses, with the same first axis.
 
     Returns:
@@ -56,6 +71,9 @@ def run_layer(layer: TemporalLayer, x: Tensor, *extra: Tensor) -> Tensor:
     Raises:
         InputError: The first axis is not a multiple of the clip's frame count.
     """
+    if layer.form == "map" and x.ndim == 3:
+        maps = rearrange(x, "b n c -> b c n 1").contiguous()  # oneDNN crashes in backward on the transposed strides
+        return rearrange(run_layer(layer, maps, *extra), "b c n 1 -> b n c")
     clip = current_clip()
     video_frames = clip.num_frames - clip.num_images
     if not clip.temporal or (video_frames == 1 and layer.skip_single_frame):

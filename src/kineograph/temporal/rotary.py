@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -77,6 +78,8 @@ class TemporalRotaryAttention(TemporalLayer):
         head_dim: Width of a head; None: as wide as fits.
         rotary: Channels of each head that are rotated, at most the head's width.
     """
+
+    form: ClassVar[Literal["map", "tokens"]] = "tokens"
 
     def __init__(self, channels: int, num_heads: int | None = 8, head_dim: int | None = None, rotary: int = 32):
         super().__init__()
