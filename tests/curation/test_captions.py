@@ -1,5 +1,6 @@
 """Captioners run on models in their published layouts; all captions are kept with their weights."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -163,34 +164,58 @@ def test_a_language_model_merges_what_was_said(language):
     assert captions.summary_prompt(["x", "", "y"]).endswith("- x\n- y\n")
 
 
-def test_coca_is_asked_as_open_clip_is(tmp_path, monkeypatch):
-    class Model:
-        def eval(self):
-            return self
+class Coca:
+    """Behaves as open_clip's CoCa: logits of every position of the text, for one that it has in mind."""
 
-        def generate(self, picture, seq_len, generation_type, top_k):
-            assert picture.shape == (1, 3, 4, 5)
-            assert (generation_type, top_k) == ("top_k", 1)
-            return torch.tensor([[1, 2, 3]])
+    pad_id = 0
 
+    def __init__(self, spoken):
+        self.spoken = spoken
+
+    def eval(self):
+        return self
+
+    def _encode_image(self, picture):
+        return "latent", picture
+
+    def __call__(self, picture, text, image_latent, image_embs, output_labels):
+        assert (image_latent, output_labels) == ("latent", False)
+        assert image_embs is picture
+        assert text[0, 0] == captions.COCA_START
+        logits = torch.zeros(1, text.shape[1], 49408)
+        logits[0, -1, self.spoken[text.shape[1] - 1]] = 2
+        logits[0, -1, 7] = 1
+        return {"logits": logits}
+
+
+def test_coca_says_the_most_probable_words_until_the_end():
+    end = captions.COCA_END
+    picture = torch.zeros(1, 3, 4, 4)
+    assert captions.greedy_coca(Coca([11, 12, 13, 14, 15, end]), picture) == [11, 12, 13, 14, 15]
+    assert captions.greedy_coca(Coca([11, end, 13, 14, 0, 16]), picture) == [11, 7, 13, 14]  # not before five tokens
+    assert len(captions.greedy_coca(Coca([9] * 40), picture)) == 28
+
+
+def test_coca_is_loaded_as_open_clip_does(tmp_path, monkeypatch):
     class OpenClip:
         made = None
 
         @classmethod
         def create_model_and_transforms(cls, name, pretrained, device):
             cls.made = name, pretrained, device
-            return Model(), None, lambda image: torch.zeros(3, 4, 5) + image.width
+            return Coca([1, 2, 3, 4, captions.COCA_END]), None, lambda image: torch.zeros(3, 4, 5) + image.width
 
         @staticmethod
         def decode(tokens):
-            return "<start_of_text>a red ball . <end_of_text><end_of_text>!!"
+            return f" {tokens.tolist()} "
 
     (tmp_path / "coca.bin").write_bytes(b"weights")
     coca = captions.Coca(tmp_path / "coca.bin")
-    with pytest.raises(MissingExtraError, match=r'pip install "kineograph\[captions\]"'):
-        coca.caption(picture(1), {}, [])
-    monkeypatch.setattr(captions, "require", lambda name, extra: OpenClip)
-    assert coca.caption(picture(1), {}, []) == "a red ball ."
+    if importlib.util.find_spec("open_clip") is None:
+        with pytest.raises(MissingExtraError, match="pip install open-clip-torch"):
+            coca.caption(picture(1), {}, [])
+    monkeypatch.setattr(captions, "_open_clip", lambda: OpenClip)
+    assert coca.caption(picture(1), {}, []) == "[1, 2, 3, 4]"
     assert OpenClip.made == ("coca_ViT-L-14", str(tmp_path / "coca.bin"), "cpu")
     with pytest.raises(WeightsError, match="no CoCa weights"):
         captions.Coca(tmp_path / "none").caption(picture(1), {}, [])

@@ -12,6 +12,7 @@ show; its name says that it is one, and the name is stored beside every caption.
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from kineograph.curation.colours import brightness_word, colour_shares
 from kineograph.curation.endpoint import Endpoint
 from kineograph.curation.ids import fingerprint, sha256_of
 from kineograph.curation.similarity import folder_hash
-from kineograph.errors import InputError, WeightsError, require, unknown
+from kineograph.errors import InputError, MissingExtraError, WeightsError, unknown
 
 VERSION = 1
 SVD_WEIGHTS = (0.5, 0.25, 0.25)
@@ -142,7 +143,7 @@ class Coca:
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any]:
-        open_clip = require("open_clip", "captions")
+        open_clip = _open_clip()
         if not Path(self.weights).is_file():
             raise WeightsError(f"There are no CoCa weights at '{self.weights}'.")
         try:
@@ -158,13 +159,62 @@ class Coca:
         import torch
         from PIL import Image
 
-        open_clip = require("open_clip", "captions")
+        open_clip = _open_clip()
         model, transform = self._parts
         picture = transform(Image.fromarray(strip[len(strip) // 2])).unsqueeze(0).to(self.device)
         with torch.inference_mode():
-            tokens = model.generate(picture, seq_len=MAX_TOKENS // 2, generation_type="top_k", top_k=1)
-        text = open_clip.decode(tokens[0].cpu())
-        return text.split("<end_of_text>")[0].replace("<start_of_text>", "").strip()
+            tokens = greedy_coca(model, picture)
+        return open_clip.decode(torch.tensor(tokens)).strip()
+
+
+def _open_clip() -> Any:
+    """Import open_clip. It is in no extra of this package, because it brings torchvision along.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module("open_clip")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "CoCa needs the package 'open_clip', which is not installed. Install it with: pip install open-clip-torch"
+        ) from error
+
+
+COCA_START, COCA_END = 49406, 49407
+"""CLIP's tokens for the start and the end of a text."""
+COCA_LONGEST, COCA_SHORTEST = 30, 5
+"""Tokens of a caption with start and end, as open_clip generates them."""
+
+
+def greedy_coca(model: Any, picture: Any) -> list[int]:
+    """Continue from the start token with the most probable token until the end.
+
+    open_clip's own `generate` needs a part that transformers 5 no longer has; this gives what its
+    `generate(generation_type="top_k", top_k=1)` gives.
+
+    Args:
+        model: open_clip's CoCa.
+        picture: Prepared, shape (1, 3, height, width).
+
+    Returns:
+        The tokens between start and end.
+    """
+    import torch
+
+    latent, embeddings = model._encode_image(picture)
+    tokens = [COCA_START]
+    while len(tokens) < COCA_LONGEST - 1:
+        text = torch.tensor([tokens], device=picture.device)
+        found = model(picture, text, image_latent=latent, image_embs=embeddings, output_labels=False)
+        logits = found["logits"][0, -1]
+        if len(tokens) < COCA_SHORTEST:
+            logits[COCA_END] = -torch.inf
+        token = int(logits.argmax())
+        if token in (COCA_END, model.pad_id):
+            break
+        tokens.append(token)
+    return tokens[1:]
 
 
 @dataclass
