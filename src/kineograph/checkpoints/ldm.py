@@ -11,6 +11,7 @@ from torch import Tensor
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, text_encoder
 from kineograph.checkpoints.image import RAIL, ImageModel
+from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.open_clip import text_to_ours
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
@@ -65,7 +66,7 @@ def load_image_file(file: SingleFile) -> ImageModel:
     second = config["use_linear_projection"]
     epsilon = not second or file.step == EPSILON_STEP or "base" in file.path.stem
     config["sample_size"] = 64 if epsilon else 96
-    unet = UNet2DConditionModel(**config)
+    unet = unfilled(lambda: UNet2DConditionModel(**config))
     load_strictly(unet, weights, where)
     scheduler = {**SCHEDULER, "prediction_type": "epsilon" if epsilon else "v_prediction"}
     text = load_text(file)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from kineograph.errors import WeightsError, unknown
 from kineograph.models.video_unet import VideoUNet
@@ -22,6 +23,7 @@ from kineograph.temporal.inflate import load_checked
 from kineograph.temporal.plan import Plan
 
 Config = Mapping[str, Any]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,24 @@ def from_diffusers(config: Config, tensors: Mapping[str, Tensor], plan: Plan | N
     """
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel(**image_config(config))
     system, options = system_config(config)
-    network = VideoUNet(unet, plan) if plan is not None else system.build(options, unet)
+
+    def build() -> VideoUNet:
+        unet = UNet2DConditionModel(**image_config(config))
+        return VideoUNet(unet, plan) if plan is not None else system.build(options, unet)
+
+    network = unfilled(build)
     weights = key_map(system, network).to_ours(tensors)
     load_checked(network.unet, weights, network.unet.state_dict(), f"{config['_class_name']} weights")
     return network.eval()
+
+
+def unfilled(build: Callable[[], Network]) -> Network:
+    """Build a network whose weights hold no values yet, which saves drawing random ones; the caller loads every one."""
+    with torch.device("meta"):
+        network = build()
+    assert not list(network.buffers()), "a buffer is computed when the network is built, so it must be"
+    return network.to_empty(device="cpu")
 
 
 def key_map(system: System, network: VideoUNet, layout: str = "diffusers") -> KeyMap:
@@ -268,7 +282,6 @@ def _check_held(network: VideoUNet, config: Config) -> None:
 
 def _plan_of(system: System, options: Any, image: Config) -> Plan:
     """Return the plan of a system on an image network, without weights."""
-    import torch
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):

@@ -12,6 +12,7 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.ldm import SCHEDULER, load_text, load_vae
 from kineograph.checkpoints.motion import file_modules, put_on
+from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.pipelines import settings_for
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
@@ -39,8 +40,7 @@ def load_network(file: SingleFile) -> VideoUNet:
     image = shapes.image_unet(weights, str(file.path))
     if "class_embedding.linear_1.weight" in weights:
         image["class_embed_type"] = "timestep"
-    unet = UNet2DConditionModel(**image)
-    network = system.build(_options(file.kind.name, weights, unet), unet)
+    network = unfilled(lambda: system.build(_options(file.kind.name, weights, image), UNet2DConditionModel(**image)))
     load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{file.path}'")
     return network.eval()
 
@@ -50,11 +50,11 @@ def _diffusers_levels(theirs: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: config[name] for name in ("down_block_types", "up_block_types", "layers_per_block")}
 
 
-def _options(name: str, weights: Mapping[str, Tensor], unet: Any) -> Any:
+def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any]) -> Any:
     """Return a system's configuration, read off its weights in our names."""
     config = systems()[name].config
     if name == "lavie":
-        return config(num_heads=unet.config["attention_head_dim"])
+        return config(num_heads=image["attention_head_dim"])
     entry = weights.get("conv_in.temporal.blocks.0.attend1.query.weight")
     tables = [value for key, value in weights.items() if key.endswith("attend1.relative.keys")]
     head_dim = tables[0].shape[1] if tables else shapes.HEAD_WIDTH

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.ldm import SCALE
+from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.open_clip import image_to_ours, image_to_theirs
 from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
@@ -58,9 +59,7 @@ def _network(file: SingleFile, num_frames: int) -> VideoUNet:
     image["class_embed_type"] = "projection"
     image["projection_class_embeddings_input_dim"] = weights["class_embedding.linear_1.weight"].shape[1]
     image["sample_size"] = 96
-    with torch.device("meta"):
-        network = SYSTEM.build(SVDConfig(image=image, head_dim=shapes.HEAD_WIDTH, num_frames=num_frames))
-    network.to_empty(device="cpu")
+    network = unfilled(lambda: SYSTEM.build(SVDConfig(image=image, head_dim=shapes.HEAD_WIDTH, num_frames=num_frames)))
     load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{where}'")
     return network.eval()
 

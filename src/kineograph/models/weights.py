@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kineograph.errors import WeightsError
+from kineograph.temporal.finite import not_finite
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -193,7 +194,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         WeightsError: Names the first such tensor.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not_finite(tensor):
             raise WeightsError(
                 f"'{where}' holds values that are not finite (NaN or infinity) in '{name}'. "
                 "The file is damaged or its training diverged."
