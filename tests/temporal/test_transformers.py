@@ -77,3 +77,15 @@ def test_conditions_that_a_network_does_not_take_are_refused():
     model, call = VideoUNet(FAMILIES["pixart"].build()), inputs(FAMILIES["pixart"])
     with pytest.raises(InputError, match="PixArtTransformer2DModel takes no class labels"):
         model(**call, class_labels=torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("family", ["pixart", "dit"])
+@torch.no_grad()
+def test_self_attention_of_a_transformer_looks_at_the_first_frame(family):
+    model = VideoUNet(perturb(FAMILIES[family].build()), Plan((), self_attention=("first",))).eval()
+    call = inputs(FAMILIES[family], frames=3)
+    before = model(**call)
+    call["x"][0, 0] += 1
+    moved = (model(**call) - before).abs().amax((2, 3, 4))
+    assert (moved[0] > 0).all()
+    assert (moved[1] == 0).all()
