@@ -82,7 +82,7 @@ class Select:
     """Name of the selection, for export, report and training."""
 
     apply: Annotated[str | None, arg(metavar="NAME")] = None
-    """Apply the frozen numbers of a stored selection to the clips there are now, in place of rules."""
+    """Apply the frozen numbers of a stored selection to the clips there are now (default: rules are given)."""
 
     json: bool = False
     """Print the selection as one JSON document."""
@@ -112,7 +112,7 @@ class Vote:
     """A model and the folder of its clips 0000.mp4, 0001.mp4, ...; give it for each model."""
 
     prompts: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Text file with one prompt per line, for a new study."""
+    """Text file with one prompt per line, for a new study (default: no new study)."""
 
     seed: int = 0
     """Of all random order in a new study."""

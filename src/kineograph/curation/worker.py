@@ -76,11 +76,11 @@ def _answer(task: dict[str, Any], answers: TextIO) -> dict[str, Any]:
         kind = "setup" if error.errno in _FULL else "oom" if error.errno == errno.ENOMEM else "crashed"
         return _crashed(kind, error)
     except Exception as error:
-        return {
-            "failed": "crashed",
-            "reason": f"{type(error).__name__}: {error}",
-            "log": traceback.format_exc()[-2000:],
-        }
+        return _crashed("crashed", error)
+
+
+def _crashed(kind: str, error: Exception) -> dict[str, Any]:
+    return {"failed": kind, "reason": f"{type(error).__name__}: {error}", "log": traceback.format_exc()[-2000:]}
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
