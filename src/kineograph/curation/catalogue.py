@@ -102,8 +102,8 @@ class Catalogue:
 
     def ids(self) -> np.ndarray:
         """Return all clip ids in order, shape (clips,)."""
-        found = self.query("SELECT clip_id FROM scored ORDER BY clip_id")
-        return np.array([row["clip_id"] for row in found], dtype=np.str_)
+        found = self._database.execute("SELECT clip_id FROM scored ORDER BY clip_id").fetchnumpy()
+        return np.ma.filled(found["clip_id"], "").astype(np.str_)
 
     def axis(self, name: str) -> np.ndarray:
         """Return one number per clip, in the order of `ids`; NaN where the clip has none.

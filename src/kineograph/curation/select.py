@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from kineograph.curation.catalogue import Catalogue
-from kineograph.curation.parts import place_text, write_part
-from kineograph.curation.rows import SELECTIONS, schema_of
-from kineograph.errors import DataError, InputError, unknown
+from kineograph.curation.parts import place, place_text
+from kineograph.curation.rows import SELECTIONS
+from kineograph.errors import DataError, InputError, require, unknown
 
 Operator = Literal[">=", "<=", "is none"]
 NONE: Operator = "is none"
@@ -237,13 +237,11 @@ def kept(out: str | Path, name: str = "default") -> list[str]:
     Raises:
         DataError: The list is gone, or does not fit the selection.
     """
-    from kineograph.errors import require
-
     selection, file = load(out, name), Path(out) / SELECTIONS / f"{name}.parquet"
     if not file.is_file():
         raise DataError(f"'{file}' is gone. Select anew, or apply the stored numbers.")
     table = require("pyarrow.parquet", "curation").read_table(file, columns=["clip_id", "kept"])
-    ids = [one for one, keep in zip(*(table[c].to_pylist() for c in ("clip_id", "kept")), strict=True) if keep]
+    ids = table.filter(table["kept"])["clip_id"].to_pylist()
     if _hash_ids(ids) != selection.kept_hash:
         raise DataError(f"'{file}' does not fit '{name}.json'. Select anew.")
     return ids
@@ -318,13 +316,13 @@ def _selected(
 
 
 def _store(out: Path, selection: Selection, ids: np.ndarray, keep: np.ndarray, passed: np.ndarray) -> None:
-    folder = out / SELECTIONS
-    reasons = [[rule.rule for rule, ok in zip(selection.rules, column, strict=True) if not ok] for column in passed.T]
-    table = [
-        {"clip_id": str(one), "kept": bool(ok), "failed": why} for one, ok, why in zip(ids, keep, reasons, strict=True)
-    ]
-    columns = {"clip_id": "string", "kept": "bool", "failed": "list<string>"}
-    write_part(folder / f"{selection.name}.parquet", table, schema_of(columns))
+    folder, pa = out / SELECTIONS, require("pyarrow", "curation")
+    patterns, which = np.unique(passed.T, axis=0, return_inverse=True)
+    reasons = [[rule.rule for rule, ok in zip(selection.rules, row, strict=True) if not ok] for row in patterns]
+    failed = pa.array(reasons, pa.list_(pa.string())).take(pa.array(which.ravel()))
+    table = pa.table({"clip_id": pa.array(ids.tolist(), pa.string()), "kept": pa.array(keep), "failed": failed})
+    write = require("pyarrow.parquet", "curation").write_table
+    place(folder / f"{selection.name}.parquet", lambda target: write(table, target))
     place_text(folder / f"{selection.name}.json", json.dumps(selection.to_json(), indent=2) + "\n")
 
 
