@@ -1,0 +1,140 @@
+"""From a prompt and a picture to a clip: VideoCrafter1's image-to-video model.
+
+Chen et al. 2023, arXiv:2310.19512, section 3.2. The picture's tokens stand after the prompt's; the clip shows what the
+picture shows, but does not start with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kineograph.diffusion import samplers
+from kineograph.diffusion.guidance import classifier_free
+from kineograph.errors import InputError
+from kineograph.models.latent_video import LatentVideoModel, draw_noise, step_noise
+from kineograph.models.picture import PictureTokens
+from kineograph.sampling.generate import MAX_SEED, Progress, check_finite
+from kineograph.sampling.generate import _autocast as autocast
+from kineograph.sampling.generate import _versions as versions
+from kineograph.sampling.image_to_video import Picture, prepare_picture
+from kineograph.video import Video
+
+ETA = 1.0  # scripts/run_image2video.sh
+
+
+class PictureAndText:
+    """A model that takes a prompt and a picture.
+
+    Args:
+        parts: A text-to-video model whose network also attends to pictures, such as VideoCrafter's `i2v` preset.
+        pictures: From pictures to the last tokens of the context.
+
+    Raises:
+        InputError: The network does not attend to pictures.
+    """
+
+    def __init__(self, parts: LatentVideoModel, pictures: PictureTokens) -> None:
+        plan = parts.network.plan
+        if plan is None or not any(placement.layer == "picture_attention" for placement in plan.placements):
+            raise InputError(
+                "This network does not attend to pictures; build one with picture_tokens, or leave it out."
+            )
+        self.parts, self.pictures = parts, pictures
+
+    def generate(
+        self,
+        prompt: str,
+        image: Picture,
+        *,
+        negative_prompt: str = "",
+        seed: int = 0,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float = ETA,
+        precision: str = "auto",
+        callback: Progress | None = None,
+    ) -> Video:
+        """Make one clip.
+
+        Args:
+            prompt: What happens; may be empty.
+            image: A file, a PIL image, a Video (its first frame is taken) or a tensor `(3, height, width)` in [-1, 1].
+                It is cut at its centre to the clip's proportions; the authors' script stretches it.
+            negative_prompt: What to steer away from. The picture's counterpart is a grey one.
+            seed: From 0 to 2**63 - 1.
+            num_frames: Frames; None takes the trained number.
+            height: Pixels; None takes the trained size.
+            width: Pixels.
+            num_inference_steps: Steps of DDIM, from 1 to the number of timesteps.
+            guidance_scale: 1 is no guidance.
+            eta: Share of fresh noise in each step, 0 to 1.
+            precision: `"auto"`, `"bf16"` or `"fp32"`.
+            callback: Called after each step.
+
+        Returns:
+            The clip; prompt, seed and settings are in `Video.metadata`.
+
+        Raises:
+            InputError: There is no picture, or a value is out of range.
+            KineographError: The network produced values that are not finite.
+        """
+        own = self.parts.settings
+        options: dict[str, Any] = {
+            "num_frames": own.num_frames if num_frames is None else num_frames,
+            "height": own.height if height is None else height,
+            "width": own.width if width is None else width,
+            "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
+            "eta": eta,
+            "negative_prompt": negative_prompt,
+        }
+        check_options(options, seed, own.num_frames, self.parts.schedule.num_timesteps)
+        with autocast(self.parts.device, precision):
+            latents = self._sample(prompt, image, seed, options, callback)
+            frames = self.parts.autoencoder.decode(check_finite(latents, "the denoiser"))[0].float()
+        made = {"model": own.name, "prompt": prompt, "seed": seed, **options, "versions": versions()}
+        return Video(check_finite(frames, "the decoder").cpu(), own.fps, metadata=made)
+
+    def context(self, prompt: str, picture: Tensor) -> Tensor:
+        """Return the tokens `(1, text + picture, channels)` of a prompt and a picture `(1, 3, height, width)`."""
+        return self.pictures.beside(self.parts.text([prompt]), picture)
+
+    @torch.no_grad()
+    def _sample(
+        self, prompt: str, image: Picture, seed: int, options: dict[str, Any], callback: Progress | None
+    ) -> Tensor:
+        parts = self.parts
+        shape = parts.latent_shape(options["num_frames"], options["height"], options["width"])
+        picture = prepare_picture(image, options["height"], options["width"])[1].to(parts.device)
+        given = self.context(prompt, picture)
+        grey = self.context(options["negative_prompt"], torch.zeros_like(picture))
+        guided = classifier_free(parts.denoiser(), given, grey, options["guidance_scale"])
+        levels = parts.schedule.levels(parts.schedule.timesteps(options["num_inference_steps"]))
+        x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
+        noise = step_noise(parts.settings, shape[0], [seed])
+        return samplers.ddim(guided, x, levels, eta=options["eta"], noise=noise, callback=callback)
+
+
+def check_options(options: dict[str, Any], seed: int, trained_frames: int, num_timesteps: int) -> None:
+    """Refuse what cannot be sampled, in the words of the flags.
+
+    Raises:
+        InputError: Names the flag, what was given and what is allowed.
+    """
+    limits = (
+        ("num_inference_steps", 1, num_timesteps),
+        ("num_frames", 1, 4 * trained_frames),
+        ("guidance_scale", 0, 100),
+        ("eta", 0, 1),
+    )
+    for name, low, high in limits:
+        if not low <= options[name] <= high:
+            raise InputError(f"--{name.replace('_', '-')} must be from {low} to {high}, not {options[name]}.")
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"--seed must be from 0 to 2**63 - 1, not {seed}.")
