@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.image_networks import stable_diffusion_2, tiny_stable_diffusion_2
 from kineograph.temporal.plan import Placement, Plan
 
 if TYPE_CHECKING:
@@ -40,17 +41,6 @@ CARD = Card(
 )
 
 
-def _stable_diffusion_2(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of Stable Diffusion 2.1's U-Net."""
-    published = {
-        "sample_size": 64,
-        "attention_head_dim": (5, 10, 20, 20),  # diffusers' name for the number of heads: heads of 64
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    }
-    return published | changes
-
-
 @dataclass(frozen=True)
 class AlignYourLatentsConfig:
     """Sizes of Align your Latents.
@@ -63,7 +53,7 @@ class AlignYourLatentsConfig:
         single_frame: `"skip"`: one frame is an image, as the paper has it; `"run"`: temporal blocks also see it.
     """
 
-    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_2)
+    image: Mapping[str, Any] = field(default_factory=stable_diffusion_2)
     head_dim: int = 64
     window: int | None = 8
     mix: float = 0.5
@@ -109,15 +99,7 @@ SYSTEM = System(
         "published": AlignYourLatentsConfig(),
         "sd1": AlignYourLatentsConfig(image={"cross_attention_dim": 768, "attention_head_dim": 8}),
         "tiny": AlignYourLatentsConfig(
-            image=_stable_diffusion_2(
-                sample_size=8,
-                block_out_channels=(32, 64),
-                layers_per_block=1,
-                attention_head_dim=(4, 8),
-                cross_attention_dim=32,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            ),
+            image=tiny_stable_diffusion_2(),
             head_dim=8,
         ),
     },

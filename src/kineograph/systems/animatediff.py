@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.image_networks import STABLE_DIFFUSION_XL, stable_diffusion_1, tiny_stable_diffusion_1
 from kineograph.systems.keys import ATTENTION_KEYS, TRANSFORMER_KEYS, KeyMap, PositionTable, motion_module_places, nest
 from kineograph.temporal.plan import Placement, Plan
 
@@ -39,27 +40,6 @@ CARD = Card(
 )
 
 
-def _stable_diffusion_1(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of Stable Diffusion 1.5's U-Net."""
-    return {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8} | changes
-
-
-SDXL = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "transformer_layers_per_block": (1, 2, 10),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-"""Arguments of Stable Diffusion XL's U-Net (Podell et al. 2023, arXiv:2307.01952, table 1)."""
-
-
 @dataclass(frozen=True)
 class AnimateDiffConfig:
     """Sizes and versions of AnimateDiff.
@@ -77,7 +57,7 @@ class AnimateDiffConfig:
         single_frame: `"run"`: motion modules also see clips of one frame; `"skip"`: one frame is an image.
     """
 
-    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_1)
+    image: Mapping[str, Any] = field(default_factory=stable_diffusion_1)
     max_frames: int = 32
     num_heads: int = 8
     depth: int = 1
@@ -117,18 +97,9 @@ PRESETS = {
     "v3": AnimateDiffConfig(),
     "v2": AnimateDiffConfig(middle=True),
     "v1": AnimateDiffConfig(max_frames=24, spatial_norm="clip"),
-    "sdxl": AnimateDiffConfig(image=SDXL),
+    "sdxl": AnimateDiffConfig(image=STABLE_DIFFUSION_XL),
     "tiny": AnimateDiffConfig(
-        image=_stable_diffusion_1(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            attention_head_dim=4,
-            cross_attention_dim=32,
-            norm_num_groups=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ),
+        image=tiny_stable_diffusion_1(),
         num_heads=4,
         middle=True,
     ),

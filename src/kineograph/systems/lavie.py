@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.image_networks import stable_diffusion_1, tiny_stable_diffusion_1
 from kineograph.systems.keys import ATTENTION_KEYS, KeyMap, RotaryTable, nest
 from kineograph.temporal.plan import Placement, Plan
 
@@ -39,11 +40,6 @@ CARD = Card(
 )
 
 
-def _stable_diffusion_1(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of Stable Diffusion 1.4's U-Net."""
-    return {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8} | changes
-
-
 @dataclass(frozen=True)
 class LaVieConfig:
     """Sizes of LaVie.
@@ -56,7 +52,7 @@ class LaVieConfig:
         single_frame: `"run"`: temporal attention also sees clips of one frame; `"skip"`: one frame is an image.
     """
 
-    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_1)
+    image: Mapping[str, Any] = field(default_factory=stable_diffusion_1)
     num_heads: int = 8
     rotary: int = 32
     spatial_norm: Literal["frame", "clip"] = "clip"
@@ -106,16 +102,7 @@ SYSTEM = System(
     presets={
         "published": LaVieConfig(),
         "tiny": LaVieConfig(
-            image=_stable_diffusion_1(
-                sample_size=8,
-                block_out_channels=(32, 64),
-                layers_per_block=1,
-                attention_head_dim=4,
-                cross_attention_dim=32,
-                norm_num_groups=8,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            ),
+            image=tiny_stable_diffusion_1(),
             num_heads=4,
         ),
     },

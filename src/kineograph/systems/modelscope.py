@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Sampling, System
+from kineograph.systems.image_networks import stable_diffusion_2, tiny_stable_diffusion_2
 from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap, nest
 from kineograph.systems.ldm_keys import ldm_places
 from kineograph.temporal.plan import Placement, Plan
@@ -34,20 +35,7 @@ CARD = Card(
     differs=("The image switches of the authors' training code are one setting here, `single_frame`.",),
 )
 
-
-def _stable_diffusion_2(**changes: Any) -> dict[str, Any]:
-    """Return the image network's arguments: Stable Diffusion 2's U-Net (unet_sd.py, `UNetSD.__init__`)."""
-    published = {
-        "sample_size": 32,  # 256 pixels, eight to a latent
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": (320, 640, 1280, 1280),
-        "layers_per_block": 2,
-        "attention_head_dim": (5, 10, 20, 20),  # diffusers' name for the number of heads: heads of 64
-        "cross_attention_dim": 1024,  # OpenCLIP ViT-H
-        "use_linear_projection": True,
-    }
-    return published | changes
+IMAGE = stable_diffusion_2(sample_size=32)  # 256 pixels, eight to a latent
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class ModelScopeConfig:
             frame is an image and passes them by.
     """
 
-    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_2)
+    image: Mapping[str, Any] = field(default_factory=lambda: IMAGE)
     head_dim: int = 64
     width: float = 1.0
     input_heads: int = 8
@@ -104,16 +92,7 @@ def build(config: ModelScopeConfig, image_unet: Any = None) -> VideoUNet:
 PRESETS = {
     "published": ModelScopeConfig(),
     "tiny": ModelScopeConfig(
-        image=_stable_diffusion_2(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            attention_head_dim=(4, 8),
-            cross_attention_dim=32,
-            norm_num_groups=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ),
+        image=tiny_stable_diffusion_2(norm_num_groups=8),
         head_dim=8,
         input_heads=2,
     ),

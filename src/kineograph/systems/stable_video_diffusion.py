@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.image_networks import stable_diffusion_2, tiny_stable_diffusion_2
 from kineograph.systems.svd_keys import diffusers_keys, original_keys
 from kineograph.temporal.plan import Placement, Plan
 
@@ -40,19 +41,18 @@ CARD = Card(
 )
 
 
+ENTRY = {
+    "in_channels": 8,  # noisy latent and the first frame's
+    "out_channels": 4,
+    "class_embed_type": "projection",  # the codes of frame rate, motion bucket and noise augmentation
+    "projection_class_embeddings_input_dim": 768,
+}
+"""What differs from Stable Diffusion 2.1's network; it attends to the CLIP ViT-H embedding of the picture."""
+
+
 def _image_network(**changes: Any) -> dict[str, Any]:
     """Return the image network's arguments: Stable Diffusion 2.1's U-Net with twice the input channels."""
-    published = {
-        "sample_size": 96,
-        "in_channels": 8,  # noisy latent and the first frame's
-        "out_channels": 4,
-        "attention_head_dim": (5, 10, 20, 20),  # diffusers' name for the number of heads: heads of 64
-        "cross_attention_dim": 1024,  # CLIP ViT-H image embedding
-        "use_linear_projection": True,
-        "class_embed_type": "projection",  # the codes of frame rate, motion bucket and noise augmentation
-        "projection_class_embeddings_input_dim": 768,
-    }
-    return published | changes
+    return stable_diffusion_2(**({"sample_size": 96} | ENTRY | changes))
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,7 @@ PRESETS = {
     "text": SVDConfig(image=_image_network(in_channels=4)),  # text-to-video, before it is finetuned on pictures
     "interpolation": SVDConfig(image=_image_network(in_channels=9), num_frames=5),  # two frames given, and a mask
     "tiny": SVDConfig(
-        image=_image_network(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            attention_head_dim=(4, 8),
-            cross_attention_dim=32,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            projection_class_embeddings_input_dim=24,
-        ),
+        image=tiny_stable_diffusion_2(**(ENTRY | {"projection_class_embeddings_input_dim": 24})),
         head_dim=8,
     ),
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kineograph.systems.card import Card, Sampling, System
+from kineograph.systems.image_networks import stable_diffusion_1, tiny_stable_diffusion_1
 from kineograph.temporal.plan import Plan, Source
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ CARD = Card(
 )
 
 
-def _stable_diffusion_1(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of Stable Diffusion 1.5's U-Net."""
-    return {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8} | changes
-
-
 @dataclass(frozen=True)
 class Text2VideoZeroConfig:
     """Settings of Text2Video-Zero.
@@ -62,7 +58,7 @@ class Text2VideoZeroConfig:
         smoothing: Share of the moved first frame in the background (text_to_video_pipeline.py, `smooth_bg_strength`).
     """
 
-    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_1)
+    image: Mapping[str, Any] = field(default_factory=stable_diffusion_1)
     sources: tuple[Source, ...] = ("first",)
     motion: tuple[float, float] = (12.0, 12.0)
     moved_at: int = 44
@@ -171,18 +167,7 @@ SYSTEM = System(
     config=Text2VideoZeroConfig,
     presets={
         "published": Text2VideoZeroConfig(),
-        "tiny": Text2VideoZeroConfig(
-            image=_stable_diffusion_1(
-                sample_size=8,
-                block_out_channels=(32, 64),
-                layers_per_block=1,
-                attention_head_dim=4,
-                cross_attention_dim=32,
-                norm_num_groups=8,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            )
-        ),
+        "tiny": Text2VideoZeroConfig(image=tiny_stable_diffusion_1()),
     },
     builder=build,
     sampling=Sampling(steps=50, guidance=7.5, frames=8, fps=4, height=512, width=512),

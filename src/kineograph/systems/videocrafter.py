@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Sampling, System
+from kineograph.systems.image_networks import stable_diffusion_2, tiny_stable_diffusion_2
 from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap, nest
 from kineograph.systems.ldm_keys import ldm_places
 from kineograph.temporal.plan import Placement, Plan
@@ -36,16 +37,7 @@ CARD = Card(
     ),
 )
 
-
-def _stable_diffusion_2(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of the image network (configs/inference_t2v_512_v1.0.yaml)."""
-    published = {
-        "sample_size": (40, 64),
-        "attention_head_dim": (5, 10, 20, 20),  # diffusers' name for the number of heads: heads of 64
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    }
-    return published | changes
+IMAGE = stable_diffusion_2(sample_size=(40, 64))  # configs/inference_t2v_512_v1.0.yaml
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class VideoCrafterConfig:
         single_frame: `"run"`: temporal layers also see clips of one frame; `"skip"`: one frame is an image.
     """
 
-    image: Mapping[str, Any] = field(default_factory=_stable_diffusion_2)
+    image: Mapping[str, Any] = field(default_factory=lambda: IMAGE)
     head_dim: int = 64
     input_heads: int = 8
     relative: int | None = None
@@ -101,20 +93,11 @@ def build(config: VideoCrafterConfig, image_unet: Any = None) -> VideoUNet:
 
 
 PRESETS = {
-    "v2": VideoCrafterConfig(image=_stable_diffusion_2(class_embed_type="timestep")),
+    "v2": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}),
     "v1": VideoCrafterConfig(relative=16, convolutions=False),
-    "i2v": VideoCrafterConfig(image=_stable_diffusion_2(class_embed_type="timestep"), picture_tokens=16),
+    "i2v": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}, picture_tokens=16),
     "tiny": VideoCrafterConfig(
-        image=_stable_diffusion_2(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            attention_head_dim=(4, 8),
-            cross_attention_dim=32,
-            norm_num_groups=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ),
+        image=tiny_stable_diffusion_2(norm_num_groups=8),
         head_dim=8,
         input_heads=2,
         relative=4,
