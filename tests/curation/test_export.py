@@ -179,9 +179,11 @@ def test_other_folders_are_not_replaced(made, tmp_path):
 def test_what_is_missing_or_changed_is_an_error(tmp_path):
     rows = output(tmp_path / "out", clips=2)
     (tmp_path / "out" / rows[0].path).write_bytes(b"another film")
-    with pytest.raises(DataError, match="SHA-256 differs"):
-        export.webdataset(tmp_path / "out", tmp_path / "s")
+    for write in (export.webdataset, export.huggingface):
+        with pytest.raises(DataError, match="SHA-256 differs"):
+            write(tmp_path / "out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (tmp_path / "out" / rows[0].path).unlink()
     with pytest.raises(DataError, match="is gone"):
         export.huggingface(tmp_path / "out", tmp_path / "h")

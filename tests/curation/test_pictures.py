@@ -62,6 +62,11 @@ def test_a_sheet_shows_middle_frames(tmp_path):
         shown = np.asarray(sheet.crop((4, 4, 104, 60))).astype(int)
     expected = np.asarray(Image.fromarray(picture(0)[1]).resize((100, 56))).astype(int)
     assert np.abs(shown - expected).mean() < 6
+    with Image.open(contact_sheet(tmp_path, [made[0].clip_id], tmp_path / "one.jpg", width=300, whole=True)) as sheet:
+        assert sheet.size == (308, 4 + 56 + 4)
+        last = np.asarray(sheet.crop((204, 4, 304, 60))).astype(int)
+    expected = np.asarray(Image.fromarray(picture(0)[2]).resize((100, 56))).astype(int)
+    assert np.abs(last - expected).mean() < 6
     with pytest.raises(DataError, match="at least one clip"):
         contact_sheet(tmp_path, [], tmp_path / "none.jpg")
     with pytest.raises(DataError, match="is missing"):

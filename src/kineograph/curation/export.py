@@ -217,12 +217,17 @@ def _members(out: Path, row: dict[str, Any], bucket: str) -> Iterable[tuple[str,
     """Give the files of one clip in the order of their names."""
     record = json.dumps({**_record(row), "bucket": bucket}, sort_keys=True, ensure_ascii=False).encode()
     data = _clip_path(out, row).read_bytes()
-    if row["sha256"] and hashlib.sha256(data).hexdigest() != row["sha256"]:
+    _require_same(out, row, hashlib.sha256(data).hexdigest())
+    return ("json", record), ("mp4", data), ("txt", caption_of(row).encode())
+
+
+def _require_same(out: Path, row: dict[str, Any], found: str) -> None:
+    """Demand that a file is the one that was curated."""
+    if row["sha256"] and found != row["sha256"]:
         raise DataError(
             f"'{out / row['path']}' is not the file that was curated: its SHA-256 differs. Run `kineograph curate` "
             f"again with --resume after deleting it."
         )
-    return ("json", record), ("mp4", data), ("txt", caption_of(row).encode())
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -257,7 +262,7 @@ def huggingface(out: str | Path, dest: str | Path, selection: str | None = None,
         link: Make hard links in place of copies where the file system can.
 
     Raises:
-        DataError: A clip's file is missing.
+        DataError: A clip's file is missing or not what its row says.
         InputError: `dest` holds other things.
     """
     from kineograph.errors import require
@@ -269,6 +274,7 @@ def huggingface(out: str | Path, dest: str | Path, selection: str | None = None,
         (part / "train").mkdir()
         table = []
         for row in rows:
+            _require_same(out, row, sha256_of(_clip_path(out, row)))
             _copy(_clip_path(out, row), part / "train" / f"{row['clip_id']}.mp4", link)
             table.append({"file_name": f"{row['clip_id']}.mp4", "text": caption_of(row), **_record(row)})
         parquet.write_table(pa.Table.from_pylist(table), part / "train" / "metadata.parquet")

@@ -109,15 +109,24 @@ def timeline(
     return _svg(width, height, parts, f"cuts and clips of {source['name']}")
 
 
-def contact_sheet(out: str | Path, ids: Sequence[str], file: str | Path, *, columns: int = 6, width: int = 200) -> Path:
-    """Put the middle frames of clips side by side.
+def contact_sheet(
+    out: str | Path,
+    ids: Sequence[str],
+    file: str | Path,
+    *,
+    columns: int = 6,
+    width: int = 200,
+    whole: bool = False,
+) -> Path:
+    """Put clips side by side.
 
     Args:
         out: Folder that `kineograph curate` wrote.
         ids: Clips, in the order to show them.
         file: JPEG to write.
-        columns: Pictures per row.
+        columns: Pictures per row, at most.
         width: Of each picture in pixels.
+        whole: Show first, middle and last frame of each; otherwise the middle one.
 
     Raises:
         DataError: There is no clip to show, or a strip is missing.
@@ -126,10 +135,10 @@ def contact_sheet(out: str | Path, ids: Sequence[str], file: str | Path, *, colu
 
     if not ids:
         raise DataError("A contact sheet needs at least one clip.")
-    frames = [_middle(Path(out), one, width) for one in ids]
-    cell = max(frame.height for frame in frames)
+    frames = [_shown(Path(out), one, width, whole) for one in ids]
+    cell, columns = max(frame.height for frame in frames), min(columns, len(frames))
     lines = -(-len(frames) // columns)
-    sheet = Image.new("RGB", (columns * (width + 4) + 4, lines * (cell + 4) + 4), "#1d2a38")
+    sheet = Image.new("RGB", (columns * (width + 4) + 4, lines * (cell + 4) + 4), CUT)
     for i, frame in enumerate(frames):
         row, column = divmod(i, columns)
         sheet.paste(frame, (4 + column * (width + 4), 4 + row * (cell + 4) + (cell - frame.height) // 2))
@@ -137,8 +146,8 @@ def contact_sheet(out: str | Path, ids: Sequence[str], file: str | Path, *, colu
     return Path(file)
 
 
-def _middle(out: Path, clip_id: str, width: int) -> Any:
-    """Return the middle third of a strip, scaled."""
+def _shown(out: Path, clip_id: str, width: int, whole: bool) -> Any:
+    """Return a strip, or its middle third, scaled."""
     from PIL import Image
 
     path = out / strip_file(clip_id)
@@ -146,7 +155,8 @@ def _middle(out: Path, clip_id: str, width: int) -> Any:
         raise DataError(f"The strip '{path}' is missing. Run `kineograph curate` again with --resume.")
     with Image.open(path) as strip:
         third = strip.width // 3
-        frame = strip.convert("RGB").crop((third, 0, 2 * third, strip.height))
+        frame = strip.convert("RGB")
+        frame = frame if whole else frame.crop((third, 0, 2 * third, strip.height))
     return frame.resize((width, max(1, round(width * frame.height / frame.width))))
 
 
