@@ -55,6 +55,7 @@ def test_videocrafter_files_are_whole(pipelines, tmp_path, version):
     assert model.parts.network.config["class_embed_type"] == network.config["class_embed_type"]
     clip = model.generate("a dog", num_inference_steps=1, num_frames=2, height=16, width=16, precision="fp32")
     assert (len(clip), model.settings.fps) == (2, 28.0)
+    assert model.settings.scheduler["_class_name"] == "DDPMScheduler"  # the authors' DDIM with eta 1
 
 
 def test_lavie_file_on_a_base(pipelines, tmp_path):
@@ -66,6 +67,9 @@ def test_lavie_file_on_a_base(pipelines, tmp_path):
     assert model.parts.network.plan == network.plan
     scheduler = model.settings.scheduler
     assert (scheduler["beta_schedule"], scheduler["beta_start"], scheduler["beta_end"]) == ("linear", 1e-4, 0.02)
+    assert scheduler["_class_name"] == "DDPMScheduler"
+    clip = model.generate("a dog", num_inference_steps=2, num_frames=2, height=16, width=16, precision="fp32")
+    assert len(clip) == 2
 
 
 def motion_tensors(network, layout="original"):

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_model
 
 from kineograph.errors import InputError, KineographError, WeightsError
-from kineograph.sampling.generate import SAMPLERS, Model, load
+from kineograph.sampling.generate import SAMPLERS, Model, find_base, load
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,25 @@ def test_nan_weights_never_become_black_frames():
     broken.parts.network.unet.conv_out.bias.data[0] = float("nan")
     with pytest.raises(KineographError, match="denoiser"):
         broken.generate("a dog")
+
+
+def test_models_on_the_hub_are_found_by_owner_and_name(model_folder, tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot(name, **options):
+        asked.update(options, name=name)
+        if name != "owner/tiny-model":
+            raise OSError("no network\nmore")
+        return str(model_folder)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert load("owner/tiny-model", device="cpu").settings.name == "tiny"
+    assert not any(pattern.endswith((".bin", ".ckpt", ".py", ".pt")) for pattern in asked["allow_patterns"])
+    with pytest.raises(WeightsError, match=r"no folder 'owner/other'.*Hub: no network\."):
+        load("owner/other")
+    assert find_base("owner/tiny-model") == model_folder
+    assert find_base(tmp_path / "gone") == tmp_path / "gone"
 
 
 def test_unknown_model_names_the_known_ones(tmp_path):

@@ -21,7 +21,7 @@ from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.text import TextEncoder
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems import systems
-from kineograph.systems.card import Process
+from kineograph.systems.card import System
 from kineograph.temporal.inflate import load_checked
 
 
@@ -65,13 +65,24 @@ def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any])
     return config(**options)
 
 
-def process_config(process: Process) -> dict[str, Any]:
-    """Return a system's process as a scheduler's configuration."""
-    return {
+ANCESTRAL = ("lavie", "videocrafter")
+"""Systems whose authors add the posterior's noise in every step (LaVie: base/configs/sample.yaml, `ddpm`; VideoCrafter:
+scripts/run_text2video.sh, DDIM with eta 1, which is the same)."""
+
+
+def process_config(system: System) -> dict[str, Any]:
+    """Return a system's process and its authors' sampler as the scheduler's configuration that their file lacks."""
+    process = {
         **SCHEDULER,
-        "beta_schedule": process.schedule,
-        "beta_start": process.beta_start,
-        "beta_end": process.beta_end,
+        "beta_schedule": system.process.schedule,
+        "beta_start": system.process.beta_start,
+        "beta_end": system.process.beta_end,
+    }
+    if system.name not in ANCESTRAL:
+        return process
+    return {name: value for name, value in process.items() if name != "set_alpha_to_one"} | {
+        "_class_name": "DDPMScheduler",
+        "variance_type": "fixed_small",
     }
 
 
@@ -92,9 +103,7 @@ def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel
         check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
     network = load_network(file)
     vae, text = _of_base(file, base, network) if base else (load_vae(file), load_text(file))
-    settings = settings_for(
-        name, file.path.stem, process_config(systems()[name].process), _unsized(network), vae.factor
-    )
+    settings = settings_for(name, file.path.stem, process_config(systems()[name]), _unsized(network), vae.factor)
     if base is not None:
         settings = replace(settings, licence=f"{settings.licence}; base: {base.licence}")
     return LatentVideoModel(network, vae, text, settings)

@@ -12,7 +12,7 @@ from torch import Tensor
 from kineograph.errors import WeightsError
 from kineograph.models.weights import check_finite, read_weights
 
-WRAPPERS = ("ema", "state_dict", "model", "module", "weight")
+WRAPPERS = ("ema", "state_dict", "model", "module")
 """Names under which training scripts store the weights beside other data."""
 
 UNET, VAE, TEXT, OPEN_TEXT = (
@@ -114,8 +114,6 @@ def read_single(path: Path) -> SingleFile:
 def unwrapped(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the weights in a file's content, without what distributed training puts before their names."""
     for name in WRAPPERS:
-        if isinstance(content.get(name), Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
-            return unwrapped(content[name])
         if isinstance(content.get(name), Mapping):
             return unwrapped(content[name])
     return {

@@ -36,7 +36,7 @@ class Args:
     """File to write (.mp4, .webm, .gif, .webp, .mkv), or a folder for several clips."""
     model: str = "emoji"
     """Bundled name, a model folder of this library or of diffusers, a motion module, or an original checkpoint file."""
-    base: Path | None = None
+    base: str | None = None
     """Image model for a --model that holds only temporal layers, a folder or a single file (default: none)."""
     lora: Annotated[tuple[str, ...], UseAppendAction] = ()
     """LoRA file, PATH or PATH:scale; may be given several times."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -274,8 +275,14 @@ def bundled() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
 
 
+HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
+"""How models on the Hugging Face Hub are named: `owner/name`."""
+HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
+"""What is fetched of one; never files that could hold code."""
+
+
 def find(name: str | Path) -> Path:
-    """Return the path of a bundled name or a local model, a folder or a file.
+    """Return the path of a bundled name, of a local model, a folder or a file, or of a model on the Hugging Face Hub.
 
     Raises:
         WeightsError: There is no such model.
@@ -285,10 +292,40 @@ def find(name: str | Path) -> Path:
         return path
     if str(name) in bundled():
         return BUNDLED / str(name)
+    if HUB_NAME.fullmatch(str(name)):
+        return _fetched(str(name))
     raise WeightsError(
         f"There is no model '{name}'{nearest(str(name), bundled())} Bundled: {', '.join(bundled()) or 'none'}; "
-        "or give a model folder, one that holds model_index.json, or a checkpoint file."
+        "or give a model folder, one that holds model_index.json, a checkpoint file, or owner/name on the Hub."
     )
+
+
+def find_base(name: str | Path) -> Path:
+    """Return the path of an image model: a local one, or one on the Hub.
+
+    Raises:
+        WeightsError: There is no such model.
+    """
+    is_path = Path(name).exists() or not HUB_NAME.fullmatch(str(name))
+    return Path(name) if is_path else _fetched(str(name))
+
+
+def _fetched(name: str) -> Path:
+    """Return the local copy of a model on the Hub, fetching what is missing.
+
+    Raises:
+        WeightsError: It is neither there nor here.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise WeightsError(
+            f"There is no folder '{name}', and no such model could be fetched from the Hugging Face Hub: {reason}."
+        ) from error
 
 
 def load(
@@ -302,8 +339,8 @@ def load(
     """Load a model. The licences of its weights are shown on stderr.
 
     Args:
-        name: A bundled name, or a local path: a model folder of this library or of diffusers, a motion module, or an
-            original checkpoint file. The page docs/checkpoints.md lists them.
+        name: A bundled name, a local path (a model folder of this library or of diffusers, a motion module, or an
+            original checkpoint file), or `owner/name` on the Hugging Face Hub. The page docs/checkpoints.md lists them.
         base: Where `name` holds only temporal layers: the image model to put them on, a folder or a file.
         lora: LoRA files for the image network, the motion modules or the text encoder, each perhaps with `:scale`.
         system: A training-free system that gives time to the image network instead of the model's own layers.
@@ -315,7 +352,7 @@ def load(
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
-    parts = load_checkpoint(find(name), base, lora)
+    parts = load_checkpoint(find(name), None if base is None else find_base(base), lora)
     if system and not isinstance(parts, LatentVideoModel):
         raise InputError(
             f"'{name}' makes clips from a picture and has a notion of time of its own; leave --system out."
