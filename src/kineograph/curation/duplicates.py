@@ -21,10 +21,12 @@ import numpy as np
 from kineograph.errors import InputError
 
 BITS = 192
-CHUNKS = 12
-CHUNK_BITS = 16
-DEFAULT_RADIUS = 10
-"""Bits of 192. Copies scaled, re-encoded or brightened here differ in at most 8, other clips in 40 and more."""
+CHUNKS = 16
+CHUNK_BITS = 12
+DEFAULT_RADIUS = 14
+"""Bits of 192. On Big Buck Bunny, 50 clips scaled from 720 to 270 lines and encoded at CRF 32 differ from their
+originals in at most 14 bits, half of them in at most 4; different clips differ in at least 28."""
+_BLOCK = 256
 MIN_EDGES = 6
 """Fewest bits set or cleared over the three hashes: a blank clip has none, a plain gradient all."""
 CONTRAST = 2.0
@@ -85,7 +87,7 @@ def near_pairs(hashes: Iterable[str], radius: int = DEFAULT_RADIUS) -> list[tupl
 
     Args:
         hashes: 48 hex digits each; hashes that are not `telling` take no part.
-        radius: Largest number of differing bits, at most 11.
+        radius: Largest number of differing bits, at most 15.
 
     Returns:
         `(i, j, distance)` with i < j, sorted; every such pair, none twice.
@@ -97,12 +99,14 @@ def near_pairs(hashes: Iterable[str], radius: int = DEFAULT_RADIUS) -> list[tupl
         raise InputError(f"The radius is {radius} bits; pairs are found for sure from 0 to {CHUNKS - 1}.")
     hashes = list(hashes)
     use = np.array([i for i, one in enumerate(hashes) if telling(one)], np.int64)
+    found: dict[tuple[int, int], int] = {}
     if len(use) < 2:
         return []
-    words = np.frombuffer(bytes.fromhex("".join(hashes[i] for i in use)), ">u2").reshape(len(use), CHUNKS)
-    found: dict[tuple[int, int], int] = {}
+    data = np.frombuffer(bytes.fromhex("".join(hashes[i] for i in use)), np.uint8).reshape(len(use), -1)
+    chunks = np.unpackbits(data, axis=1).reshape(len(use), CHUNKS, CHUNK_BITS) @ (1 << np.arange(CHUNK_BITS))
+    words = data.view(np.uint64)
     for chunk in range(CHUNKS):
-        for group in _equal_groups(words[:, chunk]):
+        for group in _equal_groups(chunks[:, chunk]):
             _compare(words, use, group, radius, found)
     return sorted((i, j, d) for (i, j), d in found.items())
 
@@ -115,13 +119,14 @@ def _equal_groups(values: np.ndarray) -> Iterable[np.ndarray]:
 
 
 def _compare(words: np.ndarray, use: np.ndarray, group: np.ndarray, radius: int, found: dict) -> None:
-    """Add the pairs of a group that lie within the radius, one row against the rest at a time."""
+    """Add the pairs of a group that lie within the radius, a block of rows against the rest at a time."""
     group = np.sort(group)
-    table = words[group]
-    for row in range(len(group) - 1):
-        bits = np.bitwise_count(table[row + 1 :] ^ table[row]).sum(1)
-        for other in np.flatnonzero(bits <= radius):
-            found[int(use[group[row]]), int(use[group[row + 1 + other]])] = int(bits[other])
+    for start in range(0, len(group) - 1, _BLOCK):
+        rest = group[start:]
+        rows = rest[:_BLOCK]
+        bits = np.bitwise_count(words[rows][:, None] ^ words[rest]).sum(-1)
+        for i, j in zip(*np.nonzero(np.triu(bits <= radius, 1)), strict=True):
+            found[int(use[rows[i]]), int(use[rest[j]])] = int(bits[i, j])
 
 
 @dataclass(frozen=True)
