@@ -6,7 +6,7 @@ clip: none, reversed, shuffled, frozen, stuttering (Misra et al. 2016, arXiv:160
 2018, CVPR), at several speeds; (2) which two crops come from one clip (Chen et al. 2020, arXiv:2002.05709, eq. 1). The
 feature is the pooled last layer. It stands in for I3D; its numbers are never called FVD or KVD.
 
-Train:  python -m kineograph.metrics.motion_net --data DATASET --out src/kineograph/bundled/motion_net --minutes 25
+Train:  python -m kineograph.metrics.motion_net --data DATASET --out src/kineograph/bundled/motion_net --minutes 22
 """
 
 from __future__ import annotations
@@ -130,11 +130,11 @@ class Recipe:
     """Data set folder with a manifest, or a folder of clips."""
     out: Path = Path("src/kineograph/bundled/motion_net")
     """Folder for the weights."""
-    minutes: float = 25.0
+    minutes: float = 22.0
     """Processor time to train."""
     clips: int = 1000
     """Clips held in memory."""
-    batch: int = 16
+    batch: int = 24
     """Clips per step; each is seen twice."""
     rate: float = 2e-3
     """Peak learning rate of AdamW."""
