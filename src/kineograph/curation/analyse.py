@@ -261,7 +261,7 @@ class Pass:
             self.cascade.feed(pts, small)
         self.fresh = False
         self.pts.append(pts)
-        self.checks.append(zlib.crc32(small))
+        self.checks.append(zlib.crc32(small))  # pyright: ignore
         self.duration = frame.duration or 0
         self.result.interlaced += bool(frame.interlaced_frame)
         self._picture(pts, frame)

@@ -155,6 +155,7 @@ def copy(path: str, spans: Sequence[Span], files: Sequence[Path], limits: Limits
     with footage(path) as container:
         stream, _ = examine(container, limits)
         output: Any = None
+        track: Any = None
         for number, packet in enumerate(packets(container, stream)):
             which = owner.get(number)
             if which is None:
@@ -282,7 +283,7 @@ def miniatures(path: Path) -> tuple[list[int], bool]:
             if isinstance(frame, Damage) or frame.is_corrupt:
                 return checks, True
             picture = small.reformat(frame, *SMALL, format="yuv420p", interpolation=FAST_BILINEAR).to_ndarray()
-            checks.append(zlib.crc32(picture))
+            checks.append(zlib.crc32(picture))  # pyright: ignore
     return checks, False
 
 

@@ -30,7 +30,7 @@ SMALL = (128, 72)
 """Width and height of the pictures that cuts are found in, whatever the film's own size and shape."""
 
 NEIGHBOURS = 2
-_TAKEN_BACK = 0.3
+_TAKEN_BACK = 0.4
 """Share of a flash's jump that may remain when it is over."""
 _BACKWARD = -0.1
 """How far a transition may seem to go back from one sample to the next."""
@@ -88,7 +88,7 @@ class _Jump(NamedTuple):
 class _Candidate(NamedTuple):
     pts: int
     before: np.ndarray
-    score: float
+    change: float
     brighter: bool
 
 
@@ -170,17 +170,19 @@ class Cascade:
         if score >= max(self.config.ratio * max(others), self.config.median_ratio * float(np.median(others))):
             after = self.jumps[place + 1][1] if place + 1 < len(self.jumps) else self.last
             assert after is not None
-            change = coarse(after) - coarse(before)
-            if float(np.abs(change).mean()) >= self.config.coarse:
-                self.candidates.append(_Candidate(pts, before, score, float(change[:_LUMA].mean()) > 0))
+            planes = coarse(before)
+            change = coarse(after) - planes
+            size = float(np.abs(change).mean())
+            if size >= self.config.coarse:
+                self.candidates.append(_Candidate(pts, planes, size, float(change[:_LUMA].mean()) > 0))
 
     def _settle(self, pts: int, small: np.ndarray) -> None:
         """Accept candidates whose flash time is over; drop those whose jump was taken back."""
         wait = self.config.flash_seconds / self.time_base
         while self.candidates and pts - self.candidates[0].pts > wait:
             self.cuts.hard.append(self.candidates.popleft().pts)
-        for candidate in [c for c in self.candidates if c.brighter]:
-            if pts > candidate.pts and jump(candidate.before, small) < _TAKEN_BACK * candidate.score:
+        for candidate in [c for c in self.candidates if c.brighter and c.pts < pts]:
+            if float(np.abs(coarse(small) - candidate.before).mean()) < _TAKEN_BACK * candidate.change:
                 self.candidates.remove(candidate)
                 self.returned = pts
         while self.waiting and pts - self.waiting[0][1].pts > 2 * wait:

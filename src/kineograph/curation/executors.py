@@ -204,7 +204,7 @@ class OnRay:
         count = self.workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
         size = min(count, len(rows))
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            _Actor,
+            _Actor,  # pyright: ignore - Ray accepts classes and makes actors of them
             fn_constructor_args=(call, vars(allowance)),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
             num_cpus=1,

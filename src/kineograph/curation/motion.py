@@ -32,7 +32,7 @@ def estimator(algorithm: str) -> Any:
     """Return a function from two uint8 grey pictures (height, width) to float32 flow (height, width, 2) in pixels."""
     if algorithm == "dis":
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        return lambda first, second: dis.calc(np.ascontiguousarray(first), np.ascontiguousarray(second), None)
+        return lambda first, second: dis.calc(np.ascontiguousarray(first), np.ascontiguousarray(second), None)  # pyright: ignore
     # Pyramid 0.5, 3 levels, window 15, 3 iterations, polynomials over 5 pixels with sigma 1.2: the values of OpenCV's
     # tutorial, and of video2dataset, by one of the paper's authors.
     return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # pyright: ignore

@@ -44,7 +44,7 @@ def _restrain(parent: int, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_AS, (memory + _OVERHEAD_BYTES,) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (memory + _OVERHEAD_BYTES, memory + _OVERHEAD_BYTES))
 
 
 @contextlib.contextmanager
