@@ -140,7 +140,25 @@ def test_interpolation_keeps_what_is_given_and_shows_only_that():
         interpolate(sample, latents, noise, between=2)
 
 
-def test_interpolation_network_takes_nine_channels():
-    with torch.device("meta"):
-        network = SVD.build("interpolation")
-    assert network.config["in_channels"] == 9
+@torch.no_grad()
+def test_interpolation_network_samples_what_lies_between():
+    from dataclasses import replace
+
+    from kineograph.diffusion.scheduler_config import read
+    from kineograph.models.image_to_video import EDM_V
+    from kineograph.systems.stable_video_diffusion import PRESETS
+
+    assert PRESETS["interpolation"].image["in_channels"] == 9
+    tiny = PRESETS["tiny"]
+    network = perturbed(SVD.build(replace(tiny, image={**tiny.image, "in_channels": 9}))).eval()
+    plan, text, codes = read(EDM_V), torch.randn(1, 5, 32), torch.rand(1, 3)
+    denoiser = plan.denoiser(ConditionedNetwork(network, 8))
+
+    def sample(noise, masked):
+        return plan.sample(denoiser, noise, 2, ImageCondition(text, masked, codes))
+
+    latents, noise = torch.randn(1, 2, 4, 8, 8), torch.randn(1, 5, 4, 8, 8)
+    made = interpolate(sample, latents, noise)
+    assert made.shape == (1, 5, 4, 8, 8)
+    assert torch.equal(made[:, ::4], latents)
+    assert (interpolate(sample, latents + 1, noise)[:, 2] - made[:, 2]).abs().max() > 1e-3
