@@ -8,6 +8,7 @@ from kineograph.curation.elo import (
     bradley_terry,
     elo,
     elo_in_orders,
+    information_interval,
     prompt_bootstrap,
     rank,
     win_counts,
@@ -134,6 +135,27 @@ def test_a_winner_is_named_only_when_intervals_are_apart():
 def test_equal_models_rarely_get_a_winner():
     named = sum(rank(*votes(np.zeros(4), seed=s), list("abcd"), resamples=200).winner is not None for s in range(30))
     assert named <= 1
+
+
+def test_few_or_unanimous_votes_do_not_make_a_winner():
+    def unanimous(count, prompts):
+        return rank(np.ones(count, int), np.zeros(count, int), np.arange(count) % prompts, ["a", "b"], resamples=200)
+
+    assert unanimous(2, 2).winner is None
+    assert "2 prompts say nothing about others" in unanimous(2, 2).why
+    assert unanimous(30, 5).winner is None
+    assert unanimous(64, 64).winner == "b"
+    one = unanimous(64, 64).standings
+    assert one[0].low < one[0].rating <= one[0].high
+    assert one[0].high - one[0].low > 100
+
+
+def test_the_information_interval_is_that_of_two_proportions():
+    wins = np.array([[0.0, 59.5], [19.5, 0.0]])  # with half a vote each way 60 to 20
+    low, high = information_interval(wins, 0.95)
+    half = 1.959964 * np.sqrt(1 / 60 + 1 / 20) / 2 * 400 / np.log(10)
+    np.testing.assert_allclose((high - low) / 2, [half, half], rtol=5e-3)
+    np.testing.assert_allclose((high + low) / 2 - 1000, [200 * np.log10(3), -200 * np.log10(3)], rtol=5e-3)
 
 
 def test_a_model_that_never_won_is_refused_by_maximum_likelihood_and_finite_with_the_prior():

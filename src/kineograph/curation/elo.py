@@ -12,6 +12,7 @@ Both are in Elo units: 400 points are odds of 10 to 1. Votes are integer arrays 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -28,6 +29,10 @@ SCALE = 400 / np.log(10)
 PRIOR_SD = 2000.0
 """Elo points: width of the normal prior in resamples, which keeps a model that lost all its votes finite. Against a
 hundred votes its weight is below 0.1 %."""
+FEWEST_PROMPTS = 10
+"""Prompts below which no winner is named: a bootstrap over a few prompts cannot see what it never drew."""
+PSEUDO_VOTES = 0.5
+"""Votes added each way to every pair that was compared, for the intervals by information (Haldane 1956)."""
 
 
 def elo(
@@ -131,10 +136,38 @@ def _newton_step(wins: np.ndarray, strengths: np.ndarray, ridge: float) -> np.nd
     games = wins + np.swapaxes(wins, -1, -2)
     expected = 1 / (1 + np.exp(strengths[..., None, :] - strengths[..., :, None]))
     gradient = (wins - games * expected).sum(-1) - ridge * strengths
-    weight = games * expected * (1 - expected)
     models = strengths.shape[-1]
-    hessian = weight.sum(-1)[..., None] * np.eye(models) - weight
-    return np.linalg.solve(hessian + ridge * np.eye(models) + 1 / models, gradient[..., None])[..., 0]
+    curvature = _information(games * expected * (1 - expected)) + ridge * np.eye(models) + 1 / models
+    return np.linalg.solve(curvature, gradient[..., None])[..., 0]
+
+
+def _information(weight: np.ndarray) -> np.ndarray:
+    """Observed information on the strengths from the weight of each pair, shape (..., models, models)."""
+    return weight.sum(-1)[..., None] * np.eye(weight.shape[-1]) - weight
+
+
+def information_interval(wins: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals from the curvature of the likelihood, for votes too few or too unanimous for a bootstrap.
+
+    Half a vote is added each way to every pair that was compared, so that a model that won all its votes has a wide
+    interval and not an empty one.
+
+    Args:
+        wins: Row beat column so many times, shape (models, models).
+        confidence: Of the two-sided intervals.
+
+    Returns:
+        Lower and upper ends in Elo units, shape (models,) each.
+    """
+    smoothed = wins + PSEUDO_VOTES * ((wins + wins.T) > 0)
+    ratings = bradley_terry(smoothed, prior_sd=PRIOR_SD)
+    chance = 1 / (1 + 10 ** ((ratings[None, :] - ratings[:, None]) / 400))
+    weight = (smoothed + smoothed.T) * chance * (1 - chance)
+    ridge = (SCALE / PRIOR_SD) ** 2 * np.eye(len(wins))
+    centred = np.eye(len(wins)) - 1 / len(wins)
+    spread = SCALE * np.sqrt(np.diag(centred @ np.linalg.inv(_information(weight) + ridge + 1 / len(wins)) @ centred))
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * spread
+    return ratings - reach, ratings + reach
 
 
 def _require_connected(wins: np.ndarray) -> None:
@@ -235,7 +268,7 @@ def rank(
         losers: As in `elo`.
         prompts: As in `prompt_bootstrap`.
         names: The models' names.
-        confidence: Of the two-sided percentile intervals.
+        confidence: Of the two-sided intervals: the hull of the bootstrap's percentiles and `information_interval`.
         resamples: Of the bootstrap.
         seed: Of shuffles and bootstrap.
 
@@ -250,16 +283,21 @@ def rank(
     paper = elo(winners, losers, len(names), seed=seed)
     samples = prompt_bootstrap(winners, losers, prompts, len(names), resamples=resamples, seed=seed)
     low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    lowest, highest = information_interval(counts, confidence)
+    low, high = np.minimum(low, lowest), np.maximum(high, highest)
     standings = [
         Standing(name, float(paper[i]), float(ratings[i]), float(low[i]), float(high[i]), int(won), int(won + lost))
         for i, (name, won, lost) in enumerate(zip(names, counts.sum(1), counts.sum(0), strict=True))
     ]
     standings.sort(key=lambda one: (-one.rating, one.model))
-    winner, why = _verdict(standings, confidence)
-    return Ranking(standings, winner, why, len(winners), len(np.unique(prompts)), confidence)
+    asked = len(np.unique(prompts))
+    winner, why = _verdict(standings, confidence, asked)
+    return Ranking(standings, winner, why, len(winners), asked, confidence)
 
 
-def _verdict(standings: list[Standing], confidence: float) -> tuple[str | None, str]:
+def _verdict(standings: list[Standing], confidence: float, prompts: int) -> tuple[str | None, str]:
+    if prompts < FEWEST_PROMPTS:
+        return None, f"No winner: {prompts} prompts say nothing about others. Vote on at least {FEWEST_PROMPTS}."
     best, rest = standings[0], standings[1:]
     rivals = [one for one in rest if one.high >= best.low]
     if not rivals:
