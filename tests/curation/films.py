@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -128,3 +134,26 @@ def decoded(path: Path, format: str = "rgb24") -> tuple[np.ndarray, list[int]]:
 def join(*shots: np.ndarray) -> np.ndarray:
     """Join shots by hard cuts."""
     return np.concatenate(shots)
+
+
+CACHE = Path("~/.cache/kineograph-dev/films").expanduser()
+
+
+def big_buck_bunny(folder: Path = CACHE) -> Path:
+    """Return the whole Big Buck Bunny (CC BY 3.0, Blender Foundation), fetched once from moviepy's sources on PyPI."""
+    film = folder / "bbb.mp4"
+    if film.exists():
+        return film
+    folder.mkdir(parents=True, exist_ok=True)
+    inner = "docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip"
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*command, "--dest", place, "moviepy==2.2.1"], check=True)
+        [archive] = Path(place).glob("moviepy-*.tar.gz")
+        with tarfile.open(archive) as tar, tar.extractfile(f"moviepy-2.2.1/{inner}") as packed:  # pyright: ignore
+            content = zipfile.ZipFile(io.BytesIO(packed.read()))
+        name = next(name for name in content.namelist() if name.endswith("/bbb.mp4"))
+        part = film.with_suffix(".part")
+        part.write_bytes(content.read(name))
+        part.replace(film)
+    return film
