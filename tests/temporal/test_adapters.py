@@ -96,3 +96,27 @@ def test_wrong_use_says_so():
     plain = UNet2DConditionModel.from_config(network().config)
     with pytest.raises(InputError, match="no attention for a motion adapter"):
         adapted_layers(plain, "motion")
+
+
+@pytest.mark.parametrize("name", ["modelscope", "videocrafter", "stable_video_diffusion", "lavie", "show1"])
+@torch.no_grad()
+def test_every_design_with_attention_over_frames_takes_one(name):
+    model = perturb(systems()[name].build("tiny")).eval()
+    condition = torch.randn(2, 24) if name == "stable_video_diffusion" else None
+    channels = model.config["in_channels"]
+
+    def call():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 3, channels, 8, 8, generator=generator) * torch.linspace(0.3, 3, 3).view(3, 1, 1, 1)
+        text = torch.randn(2, 5, 32, generator=generator)
+        return model(x, torch.tensor([7, 900]), text, class_labels=condition)
+
+    keys, before = list(model.state_dict()), call()
+    parameters = add_adapter(model.unet, "motion", rank=2)
+    assert torch.equal(call(), before)
+    train(parameters)
+    adapted = call()
+    assert relative(adapted, before) > 1e-3
+    fold_adapter(model.unet, "motion")
+    assert list(model.state_dict()) == keys
+    assert relative(call(), adapted) < 1e-5

@@ -2,7 +2,8 @@
 
 Hu et al. 2021, arXiv:2106.09685. AnimateDiff (Guo et al. 2023, arXiv:2307.04725, sections 4.1 and 4.3) trains one on
 the image network first, so that motion modules need not learn what training clips look like (the domain adapter), and
-one on trained motion modules for a kind of motion (MotionLoRA). The layers are peft's.
+one on trained motion modules for a kind of motion (MotionLoRA). Any design with attention over frames can
+have it, Stable Video Diffusion for camera motions (arXiv:2311.15127, section 4.3). The layers are peft's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from kineograph.errors import InputError, unknown
 from kineograph.temporal.attention import FrameAttention
 from kineograph.temporal.inflate import MARK
+from kineograph.temporal.rotary import TemporalRotaryAttention
 
 Part = Literal["motion", "domain"]
 FRAME_PROJECTIONS = ("query", "key", "value", "output")
@@ -46,7 +48,7 @@ def adapted_layers(network: nn.Module, part: Part) -> list[str]:
 
 def _adapted(name: str, module: nn.Module, part: Part) -> bool:
     if part == "motion":
-        return isinstance(module, FrameAttention)
+        return isinstance(module, FrameAttention | TemporalRotaryAttention)
     return hasattr(module, "to_q") and hasattr(module, "get_processor") and MARK not in f"{name}."
 
 
