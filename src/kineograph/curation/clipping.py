@@ -141,12 +141,12 @@ def make(
         alive: Told the seconds of film done.
     """
     if spans and spans[0].packets is not None:
-        copy(path, spans, files, limits)
+        copy(path, spans, files, limits, alive)
     elif spans:
         encode(path, spans, files, limits, config, alive)
 
 
-def copy(path: str, spans: Sequence[Span], files: Sequence[Path], limits: Limits) -> None:
+def copy(path: str, spans: Sequence[Span], files: Sequence[Path], limits: Limits, alive: Alive | None = None) -> None:
     """Copy packets into one file per span, in one walk through the film without decoding."""
     import av
 
@@ -173,6 +173,8 @@ def copy(path: str, spans: Sequence[Span], files: Sequence[Path], limits: Limits
             if number in last:
                 output.close()
                 output = None
+                if alive:
+                    alive(float((span.end - spans[0].start) * stream.time_base))
             if number >= int(spans[-1].packets[-1]):  # pyright: ignore
                 return
 

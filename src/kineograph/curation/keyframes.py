@@ -6,11 +6,13 @@ keyframe) and where it may end (where the packets so far, in decoding order, are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+_PACKETS_BETWEEN_SIGNS = 5000
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
             yield packet
 
 
-def index(container: Any, stream: Any) -> Index:
-    """Demux a stream from its present position to the end.
+def index(container: Any, stream: Any, alive: Callable[[float], None] | None = None) -> Index:
+    """Demux a stream from its present position to the end, and tell `alive` the seconds of film done.
 
     A truncated or damaged file ends the index early and says so in `broken`; it never raises. AVI knows no
     presentation times, so there decoding times stand for them and nothing can be copied by time.
@@ -132,6 +134,8 @@ def index(container: Any, stream: Any) -> Index:
         for packet in packets(container, stream):
             stamp = packet.dts if by_dts else packet.pts
             rows.append((stamp, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+            if alive and len(rows) % _PACKETS_BETWEEN_SIGNS == 0:
+                alive(float((stamp - rows[0][0]) * stream.time_base))
     except Exception as error:
         broken = str(error) or type(error).__name__
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 5

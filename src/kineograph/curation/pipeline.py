@@ -160,7 +160,7 @@ def clipped(
     """
     with footage(item.path) as container:
         stream, _ = examine(container, config.limits)
-        index = keyframes.index(container, stream)
+        index = keyframes.index(container, stream, alive)
     stretches = shots(analysis)
     if analysis.status == "corrupt":
         return index.keyframes.tolist(), len(stretches), []
