@@ -67,11 +67,14 @@ def test_the_whole_pipeline_gives_the_same_latents(pipelines, name):
     found = difference(made, expected)
     print(f"{name}: {found:.1e}")
     assert found < 1e-4
-    assert difference(ours(model, wishes, "a blue cat"), expected) > 1e-2
+    short = options(steps=1)
+    assert difference(ours(model, short, "a blue cat"), ours(model, short)) > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers' schedulers
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    "name", ["euler", pytest.param("pndm", marks=pytest.mark.slow), pytest.param("dpm++", marks=pytest.mark.slow)]
+)
 def test_the_folders_own_scheduler_is_honoured(pipelines, tmp_path, name):
     import shutil
 
@@ -81,9 +84,9 @@ def test_the_folders_own_scheduler_is_honoured(pipelines, tmp_path, name):
     changed.save_pretrained(tmp_path / "m" / "scheduler")
     model = kg.load(tmp_path / "m", device="cpu")
     other = TextToVideoSDPipeline(**{**pipe.components, "scheduler": changed})
-    wishes = options(steps=5)
+    wishes = options(steps=4)
     assert difference(ours(model, wishes), theirs(other, model, wishes)) < 1e-4
-    finite = ours(model, options(steps=3, sampler="ddim"))
+    finite = ours(model, options(steps=1, sampler="ddim"))
     assert torch.isfinite(finite).all()
 
 
