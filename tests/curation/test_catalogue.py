@@ -79,6 +79,10 @@ def test_one_configuration_and_one_fingerprint_are_in_use(out):
     with Catalogue(out) as catalogue:
         assert len(catalogue.clips()) == 16
         assert np.nanmax(catalogue.axis("text_area")) < 0.1
+    (out / "config.json").write_text(json.dumps({"fingerprints": {"config": "0ld"}}))
+    with Catalogue(out) as catalogue:  # a run that was interrupted after its configuration was changed
+        assert [row["clip_id"] for row in catalogue.clips()] == [made[0].clip_id]
+        assert len(catalogue.sources()) == 1
 
 
 def test_clips_by_id(out):

@@ -185,9 +185,15 @@ def _parts(folder: Path) -> list[tuple[str, str, Path]]:
 
 
 def _newest(parts: list[tuple[str, str, Path]], wanted: str | None) -> dict[str, Path]:
-    """Choose one part per source: the one of the wanted configuration, else the one written last."""
+    """Choose one part per source: those of the wanted configuration if there are any, else each one written last.
+
+    A folder whose configuration was changed and whose run was interrupted holds parts of both; clips cut and measured
+    by different rules are no population.
+    """
+    if any(fingerprint == wanted for _, fingerprint, _ in parts):
+        return {source_id: file for source_id, fingerprint, file in parts if fingerprint == wanted}
     chosen: dict[str, Path] = {}
-    for source_id, _, file in sorted(parts, key=lambda part: (part[1] == wanted, part[2].stat().st_mtime_ns)):
+    for source_id, _, file in sorted(parts, key=lambda part: part[2].stat().st_mtime_ns):
         chosen[source_id] = file
     return chosen
 
