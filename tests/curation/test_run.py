@@ -271,6 +271,7 @@ def many(folder: Path, film: Path, count: int) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_crash_a_hang_and_a_glutton_cost_only_themselves(tmp_path, film, executor, monkeypatch):
     count = 8 if executor == "local" else 50

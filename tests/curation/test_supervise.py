@@ -163,9 +163,10 @@ def test_executors_by_name():
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_outcomes(tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+def test_ray_gives_the_same_outcomes(monkeypatch):
     items = [{"what": "pid", "n": i} for i in range(20)] + [{"what": "crash", "n": 20}]
-    os.environ["PYTHONPATH"] = str(HERE)
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
     found = list(executor("ray", 2).run("tasks:work", items, Allowance(stall_seconds=30)))
     outcomes = {item["n"]: outcome.status for item, outcome in found}
     assert outcomes == {**dict.fromkeys(range(20), "done"), 20: "crashed"}
