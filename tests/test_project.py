@@ -127,7 +127,19 @@ def test_hooks_are_local():
     assert {hook["language"] for repo in repos for hook in repo["hooks"]} == {"system"}
 
 
-MIRRORED = ("diffusion", "temporal", "models", "metrics", "cli", "data", "training", "sampling", "systems")
+MIRRORED = (
+    "diffusion",
+    "temporal",
+    "models",
+    "metrics",
+    "cli",
+    "data",
+    "training",
+    "sampling",
+    "systems",
+    "checkpoints",
+    "curation",
+)
 
 
 @pytest.mark.parametrize("part", MIRRORED)
