@@ -7,7 +7,6 @@ What diffusers has no place for (trained size, defaults, licence) stands in `kin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from kineograph.models.image_encoder import load_image_encoder, save_image_encod
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.temporal_autoencoder import CLASS, FIELDS, TemporalAutoencoder, temporal_autoencoder
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import load_strictly, read_safetensors, write_safetensors
+from kineograph.models.weights import load_strictly, read_folder, read_json, write_json, write_safetensors
 from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
 from kineograph.systems.svd_keys import decoder_keys, diffusers_keys
 
@@ -64,14 +63,14 @@ def load_stable_video_diffusion(
     folder = Path(directory)
     if norms not in ("original", "diffusers"):
         raise unknown("norms", norms, ("original", "diffusers"))
-    index = _json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
         raise WeightsError(f"'{folder}' holds a {index.get('_class_name')}, not a {PIPELINE}.")
-    config = NETWORK_DEFAULTS | _json(folder / "unet" / "config.json")
+    config = NETWORK_DEFAULTS | read_json(folder / "unet" / "config.json")
     network = load_network(folder / "unet", norms)
     autoencoder = load_decoder(folder / "vae")
     encoder = load_image_encoder(folder / "image_encoder", folder / "feature_extractor")
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     settings = _settings(folder, config, autoencoder, scheduler)
     return ImageToVideoModel(network, autoencoder, encoder, settings)
 
@@ -79,10 +78,10 @@ def load_stable_video_diffusion(
 def load_network(directory: str | Path, norms: Literal["original", "diffusers"] = "original") -> VideoUNet:
     """Load diffusers' `UNetSpatioTemporalConditionModel` folder into our network. See `load_stable_video_diffusion`."""
     folder = Path(directory)
-    config = NETWORK_DEFAULTS | _json(folder / "config.json")
+    config = NETWORK_DEFAULTS | read_json(folder / "config.json")
     with torch.device("meta"):
         network = SYSTEM.build(network_config(config))
-    tensors = diffusers_keys(network.config).to_ours(read_safetensors(folder / WEIGHTS_NAME))
+    tensors = diffusers_keys(network.config).to_ours(read_folder(folder))
     network.to_empty(device="cpu")
     load_strictly(network.unet, tensors, str(folder))
     if norms == "diffusers":
@@ -93,8 +92,8 @@ def load_network(directory: str | Path, norms: Literal["original", "diffusers"] 
 def load_decoder(directory: str | Path) -> TemporalAutoencoder:
     """Load diffusers' `AutoencoderKLTemporalDecoder` folder. See `load_stable_video_diffusion`."""
     folder = Path(directory)
-    autoencoder = temporal_autoencoder(_json(folder / "config.json"))
-    load_strictly(autoencoder.vae, decoder_keys().to_ours(read_safetensors(folder / WEIGHTS_NAME)), str(folder))
+    autoencoder = temporal_autoencoder(read_json(folder / "config.json"))
+    load_strictly(autoencoder.vae, decoder_keys().to_ours(read_folder(folder)), str(folder))
     return autoencoder.eval()
 
 
@@ -166,9 +165,9 @@ def save_stable_video_diffusion(
     _write_part(folder / "vae", tensors, {"_class_name": CLASS, **{name: vae[name] for name in shared}}, dtype)
     save_image_encoder(model.image_encoder, folder / "image_encoder", folder / "feature_extractor", dtype)
     (folder / "scheduler").mkdir(exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", model.settings.scheduler)
+    write_json(model.settings.scheduler, folder / "scheduler" / "scheduler_config.json", sort_keys=True)
     ours = {name: value for name, value in asdict(model.settings).items() if name != "scheduler"}
-    _write_json(folder / SETTINGS_NAME, ours)
+    write_json(ours, folder / SETTINGS_NAME, sort_keys=True)
     index = {
         "_class_name": PIPELINE,
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -177,7 +176,7 @@ def save_stable_video_diffusion(
         "unet": ["diffusers", NETWORK],
         "vae": ["diffusers", CLASS],
     }
-    _write_json(folder / "model_index.json", index)
+    write_json(index, folder / "model_index.json", sort_keys=True)
 
 
 def _write_network(model: ImageToVideoModel, folder: Path, dtype: torch.dtype | None) -> None:
@@ -203,26 +202,10 @@ def _write_part(
 ) -> None:
     typed = {key: t.to(dtype) if dtype and t.is_floating_point() else t for key, t in tensors.items()}
     write_safetensors(typed, folder / WEIGHTS_NAME, {"format": "pt"})
-    _write_json(folder / "config.json", config)
-
-
-def _write_json(file: Path, data: Mapping[str, Any]) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_json(config, folder / "config.json", sort_keys=True)
 
 
 # --- Reading --------------------------------------------------------------------------------------------------------
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"'{file}' cannot be read as JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"'{file}' does not hold a JSON object.")
-    return data
 
 
 def _settings(
@@ -230,7 +213,7 @@ def _settings(
 ) -> ImageToVideoSettings:
     """Return how a model wants to be used; for a folder of diffusers, what its configurations and the paper say."""
     if (folder / SETTINGS_NAME).is_file():
-        ours = _json(folder / SETTINGS_NAME)
+        ours = read_json(folder / SETTINGS_NAME)
         allowed = {f.name for f in fields(ImageToVideoSettings)}
         for name in ours:
             if name not in allowed:
