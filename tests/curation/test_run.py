@@ -72,6 +72,18 @@ def test_the_manifest_is_what_training_reads(raw, tmp_path):
     assert {"motion_score", "start_pts", "clip_id"} <= set(clips[0].extra)
 
 
+def test_a_truncated_film_counts_as_failed_and_gives_its_good_part(tmp_path):
+    shots = join(*(shot(40 + i, 24, (48, 64)) for i in range(4)))
+    whole = write(tmp_path / "whole.mp4", shots, gop=12, container={"movflags": "+faststart"}, options={"crf": "10"})
+    (tmp_path / "raw").mkdir()
+    content = whole.read_bytes()
+    (tmp_path / "raw" / "cut.mp4").write_bytes(content[: int(len(content) * 0.7)])
+    summary = curate(tmp_path / "raw", tmp_path / "out", QUICK, executor_name="inline")
+    assert summary.statuses == {"truncated": 1}
+    assert summary.sources["failed"] == 1
+    assert summary.clips == len(read_manifest(tmp_path / "out")) >= 2
+
+
 def test_a_caption_beside_a_film_is_taken(tmp_path, film):
     raw = tmp_path / "raw"
     raw.mkdir()

@@ -133,7 +133,9 @@ class Catalogue:
         self._database.unregister("_empty")
 
     def _clip_parts(self, sources: dict[str, Path]) -> list[Path]:
-        ok = {row["source_id"] for row in self.query("SELECT source_id FROM sources WHERE status = ?", [rows.OK])}
+        # A truncated film counts as failed and still has the clips of its good part.
+        having = self.query("SELECT source_id FROM sources WHERE status = ? OR clips > 0", [rows.OK])
+        ok = {row["source_id"] for row in having}
         parts = []
         for source_id in sorted(ok & set(sources)):
             part = self.out / rows.PARTS_OF_CLIPS / sources[source_id].name
