@@ -33,7 +33,7 @@ class Args:
     """Text file with a line per clip, JSON object by name, or JSON lines (default: manifest, then files)."""
 
     metrics: str = ""
-    """Metrics, separated by commas, such as fvd,kvd,fd-motion or evalcrafter; empty takes what can run; `list` lists."""
+    """Metrics, separated by commas, such as fvd,kvd or evalcrafter; empty takes all that can run. `list` lists them."""
 
     protocol: str = ""
     """Published protocol instead of metrics, such as fvd2048_16f_styleganv. `list` lists them."""

@@ -7,8 +7,8 @@ frames decides, which the paper leaves open.
 
 Input size matters: at RapidOCR's default (short side at least 736) a sign became a box over a quarter of the picture,
 at 320 a page of text vanished; a long side of 640 was right on the probes. But the detector also takes whole figures
-for one big letter: on Big Buck Bunny about 25 of 72 clips had such a box, some over the whole picture. So a large box that
-is not a line must be legible: the recogniser, also in the wheel, has to read it. The figures read as at most two
+for one big letter: on Big Buck Bunny about 25 of 72 clips had such a box, some over the whole picture. So a large box
+that is not a line must be legible: the recogniser, also in the wheel, has to read it. The figures read as at most two
 characters, with a confidence of at most 0.75; the film's title as 0.85.
 """
 
