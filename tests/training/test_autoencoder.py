@@ -93,3 +93,9 @@ def test_wrong_sizes_and_files_are_refused(tmp_path):
     (tmp_path / "kineograph.json").write_text('{"pach": 2}')
     with pytest.raises(WeightsError, match="patch"):
         load_autoencoder(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"channels": (16, 32)}, {"channels": ()}, {"patch": 0}, {"latent_channels": 1}])
+def test_sizes_that_cannot_be_built_are_refused_by_flag(options):
+    with pytest.raises(InputError, match=r"--channels must be|--patch must be"):
+        tiny(**options)

@@ -24,6 +24,7 @@ from kineograph.models.weights import load_diffusers, save_diffusers
 
 OPTIONS_NAME = "kineograph.json"
 COLOUR_GAIN = 2.0  # pictures in [-1, 1] have a deviation of about one half; latents should have one
+NORM_GROUPS = 32  # AutoencoderKL's default
 LOG_VARIANCE_START = -6.0  # fresh posteriors are narrow (deviation 0.05), or their noise drowns the detail
 
 
@@ -132,6 +133,17 @@ class FrameAutoencoder(nn.Module):
                 )
 
 
+def check_widths(channels: tuple[int, ...]) -> None:
+    """Refuse widths that group norms of 32 groups cannot take.
+
+    Raises:
+        InputError: A width is not a multiple of 32, or there is none.
+    """
+    if not channels or any(width < 1 or width % NORM_GROUPS for width in channels):
+        given = " ".join(map(str, channels)) or "nothing"
+        raise InputError(f"--channels must be multiples of {NORM_GROUPS}, such as 32 64 128; given {given}.")
+
+
 def build_autoencoder(
     *,
     patch: int = 2,
@@ -148,7 +160,15 @@ def build_autoencoder(
         latent_channels: Channels of the latents.
         layers: Residual blocks per encoder level (the decoder has one more).
         shortcut: Carry the shrunken picture in the first three latent channels.
+
+    Raises:
+        InputError: A width is not a multiple of 32, or `patch` or `latent_channels` are too small.
     """
+    check_widths(channels)
+    if patch < 1 or latent_channels < 3:
+        raise InputError(
+            f"--patch must be at least 1 and --latent-channels at least 3; given {patch} and {latent_channels}."
+        )
     config: dict[str, Any] = {
         "in_channels": 3 * patch**2,
         "out_channels": 3 * patch**2,

@@ -6,6 +6,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
+from kineograph.models.autoencoder import check_widths
+
 
 def build_image_unet(
     *,
@@ -29,7 +31,11 @@ def build_image_unet(
         channels: Width of each level.
         layers: Residual blocks per level.
         head_dim: Width of an attention head; must divide the widths of the levels with attention.
+
+    Raises:
+        InputError: A width is not a multiple of 32, the groups of diffusers' group norms.
     """
+    check_widths(channels)
     down = ("DownBlock2D", *("CrossAttnDownBlock2D",) * (len(channels) - 1))
     up = (*("CrossAttnUpBlock2D",) * (len(channels) - 1), "UpBlock2D")
     heads = tuple(max(1, width // head_dim) for width in channels)
