@@ -43,10 +43,14 @@ RUNS = {
     "DDIM 50": (ddim, 50),
     "DDIM 20": (ddim, 20),
     "Heun 25": (heun, 25),
-    "DPM-Solver++ 20": (dpm_solver_pp, 20),
-    "DPM-Solver++ 12": (dpm_solver_pp, 12),
-    "UniPC 12": (unipc, 12),
+    "DPM-Solver++ 20": (dpm_solver_pp, 20, "log_snr"),
+    "DPM-Solver++ 16": (dpm_solver_pp, 16, "log_snr"),
+    "DPM-Solver++ 12": (dpm_solver_pp, 12, "log_snr"),
+    "DPM-Solver++ 20, trailing": (dpm_solver_pp, 20),
+    "UniPC 20": (unipc, 20, "log_snr"),
+    "UniPC 12": (unipc, 12, "log_snr"),
 }
+"""Sampler, steps, and the spacing of timesteps where it is not trailing."""
 
 
 def compare_samplers(denoiser, schedule, noise, seeds, runs=None):
@@ -58,14 +62,14 @@ def compare_samplers(denoiser, schedule, noise, seeds, runs=None):
         differ from DDPM's, whose samples are others for the same noise.
     """
     runs, results, records = runs or RUNS, {}, {}
-    for name, (sampler, steps) in runs.items():
-        levels = schedule.levels(schedule.timesteps(steps))
+    for name, (sampler, steps, *spacing) in runs.items():
+        levels = schedule.levels(schedule.timesteps(steps, *spacing))
         start = time.perf_counter()
         extra = {"noise": ClipGenerators(seeds)} if sampler is ddpm else {}
         results[name] = sampler(denoiser, noise, levels, **extra)
         records[name] = {"steps": steps, "seconds": time.perf_counter() - start}
-    exact = results[max((steps, name) for name, (sampler, steps) in runs.items() if sampler is ddim)[1]]
-    ancestral = next(results[name] for name, (sampler, _) in runs.items() if sampler is ddpm)
+    exact = results[max((run[1], name) for name, run in runs.items() if run[0] is ddim)[1]]
+    ancestral = next(results[name] for name, run in runs.items() if run[0] is ddpm)
     for name, samples in results.items():
         records[name]["error_of_solution"] = float((samples - exact).square().mean().sqrt() / exact.std())
         records[name]["mean_minus_ddpm"] = float((samples.mean() - ancestral.mean()) / ancestral.std())

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -89,6 +90,24 @@ def test_timesteps_are_those_of_diffusers(spacing, steps):
 def test_steps_offset_shifts_leading_timesteps():
     schedule = Schedule.named("scaled_linear")
     assert (schedule.timesteps(50, "leading", 1) - schedule.timesteps(50, "leading")).unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 300, 999, 1000])
+@pytest.mark.parametrize("name", ["linear", "cosine", "scaled_linear"])
+def test_log_snr_spacing_falls_strictly_between_both_ends(name, steps):
+    timesteps = Schedule.named(name).timesteps(steps, "log_snr").tolist()
+    assert len(timesteps) == steps
+    assert timesteps[0] == 999
+    assert all(a > b for a, b in itertools.pairwise(timesteps))
+    assert timesteps[-1] == 0 or steps == 1
+
+
+def test_log_snr_spacing_has_equal_steps():
+    schedule = Schedule.named("cosine")
+    rises = schedule.levels(schedule.timesteps(20, "log_snr")).rises[1:-1]
+    assert max(rises) / min(rises) < 1.5
+    trailing = schedule.levels(schedule.timesteps(20)).rises[1:-1]
+    assert max(trailing) / min(trailing) > 3
 
 
 @pytest.mark.parametrize(("steps", "spacing", "message"), [(0, "leading", "1 to 1000"), (5, "trailling", "trailing")])

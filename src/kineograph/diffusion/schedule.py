@@ -19,7 +19,8 @@ from kineograph.diffusion.levels import Levels
 from kineograph.errors import InputError, unknown
 
 Spacing = Literal["trailing", "leading", "linspace"]
-SPACINGS = ("trailing", "leading", "linspace")
+SPACINGS = ("trailing", "leading", "linspace", "log_snr")
+SECOND_OF_LOG_SNR = 0.98
 BETA_RANGES = {
     "linear": (1e-4, 0.02),  # Ho et al. 2020, arXiv:2006.11239, sec. 4
     "scaled_linear": (0.00085, 0.012),  # Rombach et al. 2022, arXiv:2112.10752, released configurations
@@ -168,7 +169,9 @@ class Schedule:
         Args:
             num_steps: How many, in [1, T].
             spacing: `"trailing"` starts at T - 1 (right for zero terminal SNR), `"leading"` ends at 0, `"linspace"`
-                holds both ends. Source: Lin et al. 2023, arXiv:2305.08891, table 2.
+                holds both ends. Source: Lin et al. 2023, arXiv:2305.08891, table 2. `"log_snr"` holds both ends, with
+                equal steps of the log SNR between, which high-order solvers like (Lu et al. 2022, arXiv:2206.00927,
+                sec. 3.4); its second timestep is at 0.98 T, since towards T - 1 the log SNR may fall without bound.
             steps_offset: Added to every timestep of `"leading"`; Stable Diffusion 1 and 2 use 1.
 
         Returns:
@@ -188,7 +191,24 @@ class Schedule:
         if spacing == "leading":
             chosen = index.long().flip(0) * (total // num_steps) + steps_offset
             return chosen.clamp(max=total - 1)
+        if spacing == "log_snr":
+            return self._equal_log_snr(num_steps)
         raise unknown("timestep spacing", spacing, SPACINGS)
+
+    def _equal_log_snr(self, num_steps: int) -> Tensor:
+        """Choose the last timestep and others at equal steps of the log SNR, strictly falling."""
+        last = self.num_timesteps - 1
+        log_ratio = self.ratios.log()
+        ends = log_ratio[0].item(), log_ratio[round(SECOND_OF_LOG_SNR * last)].item()
+        wanted = torch.linspace(*ends, max(1, num_steps - 1), dtype=torch.float64).flip(0)
+        nearest = (log_ratio - wanted[:, None]).abs().argmin(dim=1)
+        chosen = torch.cat([torch.tensor([last]), nearest])[:num_steps].tolist()
+        for i in range(num_steps - 2, -1, -1):  # neighbours that fell on one timestep move apart, towards the noise
+            chosen[i] = max(chosen[i], chosen[i + 1] + 1)
+        for i in range(1, num_steps):
+            chosen[i] = min(chosen[i], last - i)
+        chosen[0] = min(chosen[0], last)
+        return torch.tensor(chosen)
 
     @property
     def ratios(self) -> Tensor:
