@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from kineograph import cli
+from kineograph.data import emoji_words
 from kineograph.data.emoji import PACKAGES, archive_name
 
 MEN = ["1f939-1f3fb-200d-2642", "1f939-1f3ff-200d-2642", "1f600", "1f680"]  # juggling men, a grinning face, a rocket
@@ -34,6 +35,11 @@ def archives(tmp_path):
             entry = tarfile.TarInfo(f"package/assets/{stem}.webp")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
+    content = json.dumps({"🤹‍♂️": ["man_juggling", "skill", "balance"]}).encode()
+    with tarfile.open(folder / archive_name(emoji_words.PACKAGE), "w:gz") as tar:
+        info = tarfile.TarInfo("package/dist/emoji-en-US.json")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
     return folder
 
 
@@ -45,6 +51,7 @@ def test_emoji_from_archives(tmp_path, archives, capsys):
     rows = [json.loads(line) for line in (tmp_path / "set" / "manifest.jsonl").read_text().splitlines()]
     assert {(row["width"], row["frames"]) for row in rows} == {(16, 3)}
     assert any("juggling" in row["caption"] for row in rows)
+    assert any("skill" in choice["text"] for row in rows for choice in row["captions"])
 
 
 @pytest.mark.parametrize(
