@@ -117,7 +117,7 @@ def test_the_local_executor_tries_suspects_again_alone(tmp_path):
     assert len(outcomes) == 7
     assert [outcomes[n].status for n in (0, 1, 2, 3, 4, 9)] == ["done"] * 6
     assert (outcomes[10].status, outcomes[10].reason) == ("crashed", "killed by SIGSEGV, twice")
-    assert found[-2:] == [(item, outcomes[item["n"]]) for item in (items[2], items[4])]
+    assert {item["n"] for item, _ in found[-2:]} == {9, 10}  # which of the two was suspected first is chance
 
 
 def test_the_bounded_queue_reads_items_as_places_become_free():
