@@ -1,6 +1,9 @@
 """`kineograph generate` with a tiny model, as a user would run it."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -73,22 +76,35 @@ def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_is_an_error_and_leaves_nothing(model_folder, tmp_path, capsys):
-    from pathlib import Path
+FULL_DISK = """
+import sys
+from pathlib import Path
+from kineograph.cli import main
 
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    link = tmp_path / "clip.mp4"
-    import kineograph.video as video
+disk, model = Path(sys.argv[1]), sys.argv[2]
+(disk / "other").write_bytes(bytes(8192))
+for name in sys.argv[3:]:
+    status = main(["generate", "a dog", "--model", model, "--steps", "1", "-o", str(disk / name)])
+    print(name, status, sorted(p.name for p in disk.rglob("*") if p.is_file()))
+"""
 
-    def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(video.os if hasattr(video, "os") else Path, "replace", full)
-    try:
-        assert run("a dog", "-o", link, "--model", model_folder, "--steps", 1) == 2
-    finally:
-        patch.undo()
-    assert "space" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """Return a command prefix that runs a program with a file system of 8 kB mounted on a folder, and the folder."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = f'mount -t tmpfs -o size=8k none "{folder}" && exec "$@"'
+    prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let its users mount file systems of their own")
+    return prefix, folder
+
+
+def test_full_disk_is_an_error_and_leaves_nothing(model_folder, small_disk):
+    prefix, folder = small_disk
+    names = ["clip.mp4", "clip.webm", "clip.gif", "clip.webp", "frames"]
+    command = [*prefix, sys.executable, "-c", FULL_DISK, folder, model_folder, *names]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [f"{name} 2 ['other']" for name in names], done.stderr
+    assert done.stderr.count("disk is full") == len(names), done.stderr
+    assert "Traceback" not in done.stderr
