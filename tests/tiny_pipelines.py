@@ -69,7 +69,7 @@ def tiny_clip(words, width=32):
     return perturbed(lambda: CLIPTextModel(config), 5)
 
 
-def tiny_vae():
+def tiny_vae(**changes):
     from diffusers import AutoencoderKL
 
     return perturbed(
@@ -79,6 +79,7 @@ def tiny_vae():
             up_block_types=("UpDecoderBlock2D",) * 2,
             latent_channels=4,
             layers_per_block=1,
+            **changes,
         ),
         4,
     )
@@ -188,6 +189,61 @@ def write_animatediff(folder, scheduler=None, adapter=None):
     return pipe
 
 
+def tiny_xl_unet():
+    """Stable Diffusion XL in small: heads of 64 channels, linear projections, pooled text and sizes."""
+    return tiny_image_unet(
+        block_out_channels=(32, 64),
+        attention_head_dim=(1, 1),
+        use_linear_projection=True,
+        cross_attention_dim=96,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 20,
+    )
+
+
+def xl_parts(folder, unet=None):
+    """Return the parts that pipelines of Stable Diffusion XL share: text encoders of 32 and 64 channels."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    tokenizer, words = write_tokenizer(folder / "tokenizer")
+    tokenizer_2, _ = write_tokenizer(folder / "tokenizer_2")
+    tokenizer_2.pad_token = "!"
+    config = CLIPTextConfig(**{**tiny_clip(words, 64).config.to_dict(), "projection_dim": 20, "hidden_act": "gelu"})
+    return {
+        "vae": tiny_vae(scaling_factor=0.13025),
+        "text_encoder": tiny_clip(words),
+        "text_encoder_2": perturbed(lambda: CLIPTextModelWithProjection(config), 7),
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer_2,
+        "unet": unet or tiny_xl_unet(),
+        "scheduler": stable_diffusion_scheduler(),
+    }
+
+
+def write_image_xl(folder):
+    """Write Stable Diffusion XL's pipeline folder."""
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline(**xl_parts(folder), add_watermarker=False)
+    pipe.save_pretrained(folder)
+    return pipe
+
+
+def write_animatediff_xl(folder):
+    """Write the folder of AnimateDiff on Stable Diffusion XL."""
+    from diffusers import AnimateDiffSDXLPipeline
+
+    parts = xl_parts(folder) | {"scheduler": stable_diffusion_scheduler(beta_schedule="linear")}
+    pipe = AnimateDiffSDXLPipeline(**parts, motion_adapter=tiny_adapter(use_motion_mid_block=False))
+    pipe.unet.add_embedding.load_state_dict(parts["unet"].add_embedding.state_dict())  # diffusers leaves it at random
+    pipe.save_pretrained(folder)
+    return pipe
+
+
 # --- Single files of the original repositories ------------------------------------------------------------------------
 
 UNET, VAE, TEXT, OPEN_TEXT = (
@@ -196,6 +252,8 @@ UNET, VAE, TEXT, OPEN_TEXT = (
     "cond_stage_model.transformer.text_model.",
     "cond_stage_model.model.",
 )
+
+XL_CLIP = "conditioner.embedders.0.transformer.text_model."
 
 
 def under(prefix, weights):
@@ -222,19 +280,24 @@ def clip_weights(text):
 
 def open_clip_text(text):
     """Return a text encoder in OpenCLIP's layout, with a last layer and projections that nobody runs."""
-    weights = clip_weights(text)
+    weights, layers = clip_weights(text), text.config.num_hidden_layers
+    last, more = f"encoder.layers.{layers - 1}.", f"encoder.layers.{layers}."
+    weights |= {more + key.removeprefix(last): value for key, value in weights.items() if key.startswith(last)}
+    unused = {"text_projection": torch.randn(32, 32), "logit_scale": torch.tensor(4.6)}
+    return open_clip_layers(weights, layers + 1) | unused
+
+
+def open_clip_layers(weights, layers):
+    """Return a text encoder's weights in OpenCLIP's layout, without the projection."""
     theirs = {
         "positional_embedding": weights["embeddings.position_embedding.weight"],
         "token_embedding.weight": weights["embeddings.token_embedding.weight"],
         "ln_final.weight": weights["final_layer_norm.weight"],
         "ln_final.bias": weights["final_layer_norm.bias"],
-        "text_projection": torch.randn(32, 32),
-        "logit_scale": torch.tensor(4.6),
     }
-    layers = text.config.num_hidden_layers
     names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    for layer in range(layers + 1):
-        here, there = f"encoder.layers.{min(layer, layers - 1)}.", f"transformer.resblocks.{layer}."
+    for layer in range(layers):
+        here, there = f"encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
         for kind in ("weight", "bias"):
             joint = [weights[f"{here}self_attn.{part}_proj.{kind}"] for part in "qkv"]
             theirs[f"{there}attn.in_proj_{kind}"] = torch.cat(joint)
@@ -252,4 +315,19 @@ def stable_diffusion_file(pipe):
         "model_ema.decay": torch.tensor(0.9999),
         "betas": torch.linspace(0, 1, 5),
         "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(12)[None],
+    }
+
+
+def stable_diffusion_xl_file(pipe):
+    """Return the content of Stable Diffusion XL's checkpoint for a pipeline's parts."""
+    second = clip_weights(pipe.text_encoder_2)
+    whole = {"text_projection": second["text_projection.weight"].T, "logit_scale": torch.tensor(4.6)}
+    whole |= open_clip_layers(second, pipe.text_encoder_2.config.num_hidden_layers)
+    return {
+        **under(UNET, ldm_unet(pipe.unet)),
+        **under(VAE, ldm_vae(pipe.vae)),
+        **under(XL_CLIP, clip_weights(pipe.text_encoder)),
+        **under("conditioner.embedders.1.model.", whole),
+        f"{XL_CLIP}embeddings.position_ids": torch.arange(12)[None],
+        "denoiser.sigmas": torch.linspace(0, 1, 5),
     }

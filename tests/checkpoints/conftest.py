@@ -1,8 +1,12 @@
 """Tiny model folders, written once."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from diffusers.utils import logging
 
+sys.path.append(str(Path(__file__).parent))  # `latents` serves several files
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 

@@ -8,53 +8,16 @@ from diffusers import (
     PNDMScheduler,
     TextToVideoSDPipeline,
 )
+from latents import difference, options, ours, theirs
 
 import kineograph as kg
-from kineograph.errors import InputError, WeightsError
-from kineograph.models.latent_video import draw_noise
-from kineograph.sampling.generate import sample_latents
+from kineograph.errors import InputError
 
 SCHEDULERS = {
     "pndm": PNDMScheduler,
     "euler": EulerDiscreteScheduler,
     "dpm++": DPMSolverMultistepScheduler,
 }
-
-
-def options(steps=10, scale=7.5, **changes):
-    return {
-        "num_frames": 5,
-        "height": 16,
-        "width": 24,
-        "num_inference_steps": steps,
-        "guidance_scale": scale,
-        "sampler": "scheduler",
-        "negative_prompt": "blurred",
-        **changes,
-    }
-
-
-def ours(model, wishes, prompt="a red dog", seed=4):
-    with torch.no_grad():
-        return sample_latents(model.parts, [prompt], [seed], wishes, None)
-
-
-def theirs(pipe, model, wishes, prompt="a red dog", seed=4):
-    shape = model.parts.latent_shape(wishes["num_frames"], wishes["height"], wishes["width"])
-    noise = draw_noise(model.settings, shape, [seed])
-    names = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "negative_prompt")
-    pipe.set_progress_bar_config(disable=True)
-    out = pipe(
-        prompt,
-        latents=noise.transpose(1, 2).clone(),
-        output_type="latent",
-        **{name: wishes[name] for name in names},
-    )
-    return out.frames.transpose(1, 2)
-
-
-def difference(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 @pytest.mark.parametrize("name", ["modelscope", "animatediff"])
@@ -143,15 +106,3 @@ def test_an_image_pipeline_takes_the_training_free_time(pipelines):
     assert (model.settings.num_frames, model.settings.fps) == (8, 4.0)
     with pytest.raises(InputError, match="needs trained temporal layers"):
         kg.load(pipelines("image_pipeline")[0], system="lavie", device="cpu")
-
-
-def test_two_text_encoders_are_refused(pipelines, tmp_path):
-    import json
-    import shutil
-
-    shutil.copytree(pipelines("image_pipeline")[0], tmp_path / "m")
-    index = json.loads((tmp_path / "m" / "model_index.json").read_text())
-    index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
-    (tmp_path / "m" / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(WeightsError, match="two text encoders"):
-        kg.load(tmp_path / "m")

@@ -36,6 +36,21 @@ def text_encoder(tensors: Mapping[str, Tensor], activation: str, tokenizer: Any,
     return TextEncoder(model, tokenizer, config.max_position_embeddings, pooled_first=False, masked=False)
 
 
+def projected_text_encoder(tensors: Mapping[str, Tensor], tokenizer: Any, where: str) -> TextEncoder:
+    """Build OpenCLIP's text encoder with its projection from its weights in transformers' names.
+
+    Raises:
+        WeightsError: A weight is missing, unknown or of another shape.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    width = tensors["text_projection.weight"].shape[0]
+    config = CLIPTextConfig(**shapes.clip_text(tensors, "gelu", where), projection_dim=width)
+    model = CLIPTextModelWithProjection(config)
+    load_strictly(model, in_names_of(model, tensors), where)
+    return TextEncoder(model, tokenizer, config.max_position_embeddings, pooled_first=False, masked=False)
+
+
 # --- Tokenizer --------------------------------------------------------------------------------------------------------
 
 

@@ -27,11 +27,13 @@ from kineograph.checkpoints.motion import (
 from kineograph.checkpoints.networks import key_map, to_diffusers
 from kineograph.checkpoints.open_clip import text_to_theirs
 from kineograph.checkpoints.pipelines import SIDECAR
+from kineograph.checkpoints.sdxl import xl_text_tensors
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, read_single
 from kineograph.checkpoints.svd import svd_tensors
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.image_to_video import ImageToVideoModel
 from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet, write_temporal
 from kineograph.models.weights import WEIGHTS, save_diffusers, write_json, write_safetensors
 from kineograph.systems import systems
@@ -45,8 +47,10 @@ PIPELINES = {
     "zeroscope": ("TextToVideoSDPipeline", "UNet3DConditionModel"),
     "animatediff": ("AnimateDiffPipeline", "UNetMotionModel"),
     "image": ("StableDiffusionPipeline", "UNet2DConditionModel"),
+    "animatediff xl": ("AnimateDiffSDXLPipeline", "UNetMotionModel"),
+    "image xl": ("StableDiffusionXLPipeline", "UNet2DConditionModel"),
 }
-"""diffusers' pipeline and network class for a system."""
+"""diffusers' pipeline and network class for a system, with `xl` for its form on Stable Diffusion XL."""
 WHOLE = ("image", "videocrafter")
 """Systems whose original files hold autoencoder and text encoder too."""
 FORMAT = 1
@@ -246,33 +250,38 @@ def _write_pipeline(model: LatentVideoModel, target: Path, dtype: torch.dtype) -
     Raises:
         WeightsError: diffusers has no class for the system, or none that computes what a part of it does.
     """
-    system = model.settings.system
-    if system not in PIPELINES:
+    system, two = model.settings.system, isinstance(model.text, TwoTextEncoders)
+    kind = f"{system} xl" if two else system
+    if kind not in PIPELINES:
         raise WeightsError(
-            f"diffusers has no network for {system}, only for {', '.join(PIPELINES)}. Keep it in this library's own "
+            f"diffusers has no network for {kind}, only for {', '.join(PIPELINES)}. Keep it in this library's own "
             "layout, --to kineograph."
         )
     _check_plain(model)
-    pipeline, network = PIPELINES[system]
+    pipeline, network = PIPELINES[kind]
     components: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     if system == "image":
         model.network.save_image(target, dtype)
-    elif network == "UNetMotionModel":
+    elif network == "UNetMotionModel" and not two:
         notes = _write_on_image(model, target, dtype)
         network, components["motion_adapter"] = "UNet2DConditionModel", ["diffusers", "MotionAdapter"]
     else:
         config, tensors = to_diffusers(model.network, network)
         write_safetensors(_typed(tensors, dtype), target / "unet" / f"{WEIGHTS}.safetensors", {"format": "pt"})
         write_json(config, target / "unet" / "config.json")
+        if two:  # the modules once more: diffusers wants both, and loses weights where it puts them together itself
+            notes = _write_adapter(model.network, target, dtype)
+            components["motion_adapter"] = ["diffusers", "MotionAdapter"]
     _write_others(model, target, dtype)
-    if system == "image":
+    if two:
+        components["force_zeros_for_empty_prompt"] = model.text.zero_empty
+    elif system == "image":
         components |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
     components |= {
         "unet": ["diffusers", network],
         "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
+        **model.text.components(),
         "scheduler": ["diffusers", model.settings.scheduler["_class_name"]],
     }
     noted = {name: value for name, value in asdict(model.settings).items() if name != "scheduler"}
@@ -284,13 +293,21 @@ def _write_pipeline(model: LatentVideoModel, target: Path, dtype: torch.dtype) -
 
 def _write_on_image(model: LatentVideoModel, target: Path, dtype: torch.dtype) -> tuple[str, ...]:
     """Write image network and motion modules beside each other; the pipeline puts them together."""
-    network = model.network
-    network.save_image(target, dtype)
+    model.network.save_image(target, dtype)
+    return _write_adapter(model.network, target, dtype)
+
+
+def _write_adapter(network: VideoUNet, target: Path, dtype: torch.dtype) -> tuple[str, ...]:
+    """Write the motion modules of a pipeline; return where diffusers will compute something else."""
     weights, groups = temporal_state_dict(network.unet), network.config["norm_num_groups"]
     done = _write_temporal(network, weights, {}, target / "motion_adapter", "diffusers", dtype)
     if adapter_config(network)["motion_norm_num_groups"] != groups:
         raise WeightsError(f"diffusers gives motion modules the image network's {groups} groups of norms.")
     return done.notes
+
+
+CLIP_TOWERS = (("CLIPTextModel",), ("CLIPTextModel", "CLIPTextModelWithProjection"))
+"""Text encoders of diffusers' pipelines."""
 
 
 def _check_plain(model: LatentVideoModel) -> None:
@@ -304,10 +321,11 @@ def _check_plain(model: LatentVideoModel) -> None:
         raise WeightsError(
             "A pipeline of diffusers has no pixel folding or colour shortcut, which this autoencoder has."
         )
-    if model.text.masked or model.text.pooled_first or type(model.text.model).__name__ != "CLIPTextModel":
+    kinds = tuple(type(tower).__name__ for tower in model.text.towers)
+    if model.text.masked or model.text.pooled_first or kinds not in CLIP_TOWERS:
         raise WeightsError(
             "A pipeline of diffusers encodes prompts with CLIP, padding unmasked; this model's text encoder is "
-            f"{type(model.text.model).__name__}{', masked' if model.text.masked else ''}. Keep it in this library's "
+            f"{' and '.join(kinds)}{', masked' if model.text.masked else ''}. Keep it in this library's "
             "own layout, --to kineograph."
         )
 
@@ -316,14 +334,14 @@ def _write_others(model: LatentVideoModel, target: Path, dtype: torch.dtype) -> 
     """Write autoencoder, text encoder, tokenizer and scheduler of a pipeline."""
     save_diffusers(model.autoencoder.vae, target / "vae", dtype)
     model.text.save_pretrained(target, dtype)
-    old_names = {f"text_model.{key}": value for key, value in clip_weights(model).items()}
+    old_names = {f"text_model.{key}": value for key, value in clip_weights(model.text.towers[0]).items()}
     write_safetensors(_typed(old_names, dtype), target / "text_encoder" / "model.safetensors", {"format": "pt"})
     write_json(model.settings.scheduler, target / "scheduler" / "scheduler_config.json")
 
 
-def clip_weights(model: LatentVideoModel) -> dict[str, Tensor]:
+def clip_weights(tower: Any) -> dict[str, Tensor]:
     """Return a CLIP text encoder's weights without `text_model.`, which versions of transformers differ in."""
-    return {key.removeprefix("text_model."): value for key, value in model.text.model.state_dict().items()}
+    return {key.removeprefix("text_model."): value for key, value in tower.state_dict().items()}
 
 
 def _write_original(model: LatentVideoModel, target: Path, dtype: torch.dtype) -> Written:
@@ -367,8 +385,10 @@ def _ldm_vae(model: LatentVideoModel) -> dict[str, Tensor]:
 
 
 def _ldm_text(model: LatentVideoModel) -> dict[str, Tensor]:
-    """Return the text encoder as files of Stable Diffusion 1 (OpenAI's CLIP) or 2 (OpenCLIP) hold it."""
-    weights = clip_weights(model)
-    if model.text.model.config.hidden_act == "quick_gelu":
+    """Return the text encoder as files of Stable Diffusion 1 (OpenAI's CLIP), 2 (OpenCLIP) or XL (both) hold it."""
+    if isinstance(model.text, TwoTextEncoders):
+        return xl_text_tensors(model.text)
+    weights = clip_weights(model.text.towers[0])
+    if model.text.towers[0].config.hidden_act == "quick_gelu":
         return _under(f"{TEXT}text_model.", weights)
     return _under(OPEN_TEXT, text_to_theirs(weights))

@@ -9,14 +9,17 @@ from typing import Any
 
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
-from kineograph.models.latent_video import read_settings
+from kineograph.models.latent_video import load_text, read_settings
 from kineograph.models.text import TextEncoder, load_text_encoder
+from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import read_json
 
 INDEX = "model_index.json"
 RAIL = "CreativeML Open RAIL-M, with its limits of use"
 """Licence of Stable Diffusion's weights and of what was trained from them, unless their author says otherwise."""
+XL_LICENCE = "CreativeML Open RAIL++-M, with its limits of use"
+"""Likewise of Stable Diffusion XL's."""
 
 
 @dataclass
@@ -26,7 +29,7 @@ class ImageModel:
     Attributes:
         unet: diffusers' `UNet2DConditionModel`.
         autoencoder: Between pixels and latents.
-        text: From prompts to tokens.
+        text: From prompts to tokens; Stable Diffusion XL has two encoders in one.
         scheduler: The process, as a diffusers scheduler configuration.
         name: What it is called.
         licence: Of its weights.
@@ -34,7 +37,7 @@ class ImageModel:
 
     unet: Any
     autoencoder: FrameAutoencoder
-    text: TextEncoder
+    text: TextEncoder | TwoTextEncoders
     scheduler: dict[str, Any]
     name: str
     licence: str
@@ -53,11 +56,12 @@ def load_image_folder(directory: str | Path) -> ImageModel:
         network = VideoUNet.from_pretrained(folder)
         if network.plan is not None:
             raise WeightsError(f"'{folder}' is a video model ({settings.system}); --base wants an image model.")
-        text = load_text_encoder(folder, settings.max_tokens, settings.pooled_first, settings.masked_text)
+        text = load_text(folder, settings)
         licence, scheduler = settings.licence, settings.scheduler
     else:
         network = VideoUNet.from_pretrained(folder)
-        text, licence, scheduler = pipeline_text(folder, index), RAIL, read_scheduler(folder)
+        text, scheduler = pipeline_text(folder, index), read_scheduler(folder)
+        licence = XL_LICENCE if isinstance(text, TwoTextEncoders) else RAIL
     return ImageModel(network.unet, load_autoencoder(folder / "vae"), text, scheduler, folder.name, licence)
 
 
@@ -81,15 +85,18 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
     return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
-def pipeline_text(folder: Path, index: Mapping[str, Any]) -> TextEncoder:
-    """Load the text encoder of a diffusers pipeline, which pads without a mask.
+def pipeline_text(folder: Path, index: Mapping[str, Any]) -> TextEncoder | TwoTextEncoders:
+    """Load the text encoder of a diffusers pipeline, or its two, which pad without a mask.
 
     Raises:
-        WeightsError: There is none, or there are two.
+        WeightsError: There is none, or the first of two is missing.
     """
     if (index.get("text_encoder_2") or [None])[0]:
-        raise WeightsError(
-            f"'{folder}' has two text encoders, as Stable Diffusion XL has; models with one are read so far."
-        )
+        if not (index.get("text_encoder") or [None])[0]:
+            raise WeightsError(
+                f"'{folder}' has the second text encoder of Stable Diffusion XL without the first, as its refiner has; "
+                "give its base model."
+            )
+        return load_two_text_encoders(folder, bool(index.get("force_zeros_for_empty_prompt", True)))
     masked = bool(read_json(folder / "text_encoder" / "config.json").get("use_attention_mask", False))
     return load_text_encoder(folder, None, pooled_first=False, masked=masked)

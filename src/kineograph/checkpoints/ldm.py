@@ -40,9 +40,20 @@ EPSILON_STEP = 875000
 """Training step at which Stable Diffusion 2 base was released; it predicts noise, what came after predicts v."""
 
 
+XL_ENDS = (("label_emb.0.0.", "add_embedding.linear_1."), ("label_emb.0.2.", "add_embedding.linear_2."))
+"""Where Stable Diffusion XL is told of pooled text and sizes."""
+
+
 def unet_keys(image: Mapping[str, Any]) -> KeyMap:
     """Return the map between an image network in the latent diffusion layout and diffusers'."""
-    return KeyMap(pairs=ldm_places(image, temporal_modules=False).spatial(), rest="error", what="Stable Diffusion")
+    pairs = (*ldm_places(image, temporal_modules=False).spatial(), *XL_ENDS)
+    return KeyMap(pairs=pairs, rest="error", what="Stable Diffusion")
+
+
+def unet_weights(file: SingleFile) -> dict[str, Tensor]:
+    """Return the image network's weights of a single file in diffusers' names."""
+    theirs = part(file.tensors, UNET)
+    return unet_keys(shapes.ldm_levels(theirs)).to_ours(theirs)
 
 
 def load_image_file(file: SingleFile) -> ImageModel:
@@ -54,14 +65,8 @@ def load_image_file(file: SingleFile) -> ImageModel:
     from diffusers import UNet2DConditionModel
 
     where = str(file.path)
-    if any(key.startswith("conditioner.embedders.") for key in file.tensors):
-        raise WeightsError(
-            f"'{where}' is Stable Diffusion XL or a model with other conditions; single files of Stable Diffusion 1 "
-            "and 2 are read so far."
-        )
     check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
-    theirs = part(file.tensors, UNET)
-    weights = unet_keys(shapes.ldm_levels(theirs)).to_ours(theirs)
+    weights = unet_weights(file)
     config = shapes.image_unet(weights, where)
     second = config["use_linear_projection"]
     epsilon = not second or file.step == EPSILON_STEP or "base" in file.path.stem
@@ -79,19 +84,22 @@ def load_vae(file: SingleFile) -> FrameAutoencoder:
     Raises:
         WeightsError: The file has none, or a weight is unknown or of another shape.
     """
-    theirs = part(file.tensors, VAE)
-    if not theirs:
-        raise WeightsError(f"'{file.path}' holds no autoencoder (no weight begins with '{VAE}').")
-    return vae_of(theirs, str(file.path))
+    return vae_of(part(file.tensors, VAE), str(file.path))
 
 
-def vae_of(theirs: Mapping[str, Tensor], where: str) -> FrameAutoencoder:
-    """Build an autoencoder from its weights in the latent diffusion layout."""
+def vae_of(theirs: Mapping[str, Tensor], where: str, scale: float = SCALE) -> FrameAutoencoder:
+    """Build an autoencoder from its weights in the latent diffusion layout.
+
+    Raises:
+        WeightsError: There are none, or one is unknown or of another shape.
+    """
     from diffusers import AutoencoderKL
 
+    if not theirs:
+        raise WeightsError(f"'{where}' holds no autoencoder (no weight begins with '{VAE}').")
     kept = {key: value for key, value in theirs.items() if not key.startswith("loss.")}
     weights = vae_keys(kept).to_ours(kept)
-    vae = AutoencoderKL(**shapes.autoencoder(weights, where), scaling_factor=SCALE)
+    vae = AutoencoderKL(**shapes.autoencoder(weights, where), scaling_factor=scale)
     load_strictly(vae, weights, where)
     return FrameAutoencoder(vae).eval()
 

@@ -13,7 +13,8 @@ from kineograph.checkpoints.lora import add_lora
 from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_folder
 from kineograph.checkpoints.original import load_original, needs_base
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
-from kineograph.checkpoints.single_files import read_single
+from kineograph.checkpoints.sdxl import is_xl, load_xl_file
+from kineograph.checkpoints.single_files import SingleFile, read_single
 from kineograph.checkpoints.svd import load_svd_file
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
@@ -106,7 +107,7 @@ def load_file(path: Path, base: str | Path | None) -> LatentVideoModel | ImageTo
                 f"'{path}' is {file.kind.title} and holds no motion modules. Give it as --base, and the motion module "
                 "as --model."
             )
-        return image_only(load_image_file(file))
+        return image_only(load_image(file))
     if file.kind.name == "svd":
         no_base(path, base)
         return load_svd_file(file)
@@ -145,4 +146,9 @@ def load_base(base: str | Path | None, path: Path) -> ImageModel:
     file = read_single(root)
     if file.kind.name != "image":
         raise WeightsError(f"--base '{root}' is {file.kind.title}; it must be an image model.")
-    return load_image_file(file)
+    return load_image(file)
+
+
+def load_image(file: SingleFile) -> ImageModel:
+    """Load an image model's single file, of Stable Diffusion 1, 2 or XL."""
+    return load_xl_file(file) if is_xl(file) else load_image_file(file)

@@ -41,6 +41,10 @@ ROLES = (
 """How files name the two factors of a change and the number it is scaled by."""
 
 
+TEXT_STEMS = (("text_encoder", "lora_te", "lora_te1"), ("text_encoder_2", "lora_te2"))
+"""What diffusers and then kohya's trainers call the first and the second text encoder."""
+
+
 @dataclass
 class Change:
     """One weight's change.
@@ -199,11 +203,11 @@ def _places(model: Any) -> dict[str, Tensor]:
     named |= _foreign(model.network)
     found = {spelt: own[name] for theirs, name in named.items() for spelt in _unet_spellings(theirs)}
     text = getattr(model, "text", None)
-    if text is not None:
-        for name, weight in weights_of(text.model).items():
-            bare = f"text_model.{name.removeprefix('text_model.')}"
-            for spelt in (f"text_encoder.{bare}", f"lora_te_{flat(bare)}", f"lora_te1_{flat(bare)}"):
-                found[spelt] = weight
+    for tower, stems in zip(text.towers if text else (), TEXT_STEMS, strict=False):
+        for name, weight in weights_of(tower).items():
+            bare = name if name == "text_projection" else f"text_model.{name.removeprefix('text_model.')}"
+            found |= {f"{dotted}.{bare}": weight for dotted in stems[:1]}
+            found |= {f"{stem}_{flat(bare)}": weight for stem in stems[1:]}
     return found
 
 

@@ -73,6 +73,19 @@ def text_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs | {"text_projection": torch.zeros(width, width), "logit_scale": torch.zeros(())}
 
 
+def projected_text_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a whole text tower's weights, with its last layer and projection, in transformers' names."""
+    kept = {key: value for key, value in tensors.items() if not UNUSED.search(key)}
+    return apart(TEXT.to_ours(kept)) | {"text_projection.weight": tensors["text_projection"].T.contiguous()}
+
+
+def projected_text_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inverse of `projected_text_to_ours`; the scale of the logits, which nobody uses here, is zero."""
+    own = {key.removeprefix("text_model."): value for key, value in tensors.items()}
+    projection = own.pop("text_projection.weight").T.contiguous()
+    return {**TEXT.to_theirs(joint(own)), "text_projection": projection, "logit_scale": torch.zeros(())}
+
+
 def image_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return an image tower's weights (`visual.` removed) in transformers' names."""
     turned = {key: value.T.contiguous() if key == "proj" else value for key, value in tensors.items()}

@@ -19,6 +19,7 @@ from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.text import TextEncoder
+from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems import systems
 from kineograph.systems.card import System
@@ -114,7 +115,9 @@ def _unsized(network: VideoUNet) -> dict[str, Any]:
     return {**network.config, "sample_size": None}
 
 
-def _of_base(file: SingleFile, base: ImageModel, network: VideoUNet) -> tuple[FrameAutoencoder, TextEncoder]:
+def _of_base(
+    file: SingleFile, base: ImageModel, network: VideoUNet
+) -> tuple[FrameAutoencoder, TextEncoder | TwoTextEncoders]:
     """Return the autoencoder and the text encoder of the base.
 
     Raises:

@@ -26,6 +26,7 @@ from kineograph.diffusion.scheduler_config import read
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
 from kineograph.models.text import TextEncoder, load_text_encoder
+from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
 
 FORMAT = 1
@@ -54,6 +55,8 @@ class Settings:
     """Whether the mean token state stands first."""
     masked_text: bool = True
     """Whether padding of the prompt is hidden; False as in Stable Diffusion."""
+    zero_empty: bool = False
+    """Whether an empty prompt is all zeros instead of encoded, as in Stable Diffusion XL."""
     height: int = 128
     """Height it was trained at, in pixels."""
     width: int = 128
@@ -128,6 +131,26 @@ def over_timesteps(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     return {"_class_name": "DDIMScheduler", "clip_sample": False, **process}
 
 
+@dataclass(frozen=True)
+class TextAndSize:
+    """What networks of Stable Diffusion XL's kind are told (Podell et al. 2023, arXiv:2307.01952, sections 2.1, 2.2).
+
+    Attributes:
+        tokens: `(clips, tokens, channels)`.
+        pooled: The text in one vector, `(clips, channels)`.
+        sizes: `(clips, 6)`: height and width of the original picture, top and left of the part that is shown, height
+            and width of what is made, in pixels.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    sizes: Tensor
+
+
+Condition = Tensor | TextAndSize
+"""What a network is told of a prompt: tokens `(clips, tokens, channels)`, or these and more."""
+
+
 class LatentVideoModel:
     """The parts of a latent text-to-video model.
 
@@ -139,11 +162,19 @@ class LatentVideoModel:
     """
 
     def __init__(
-        self, network: VideoUNet, autoencoder: FrameAutoencoder, text: TextEncoder, settings: Settings
+        self,
+        network: VideoUNet,
+        autoencoder: FrameAutoencoder,
+        text: TextEncoder | TwoTextEncoders,
+        settings: Settings,
     ) -> None:
         self.network, self.autoencoder, self.text = network, autoencoder, text
         self.settings = replace(
-            settings, max_tokens=text.max_tokens, pooled_first=text.pooled_first, masked_text=text.masked
+            settings,
+            max_tokens=text.max_tokens,
+            pooled_first=text.pooled_first,
+            masked_text=text.masked,
+            zero_empty=text.zero_empty,
         )
         self.plan = read(settings.scheduler)
         if self.plan.schedule is None:
@@ -170,11 +201,29 @@ class LatentVideoModel:
         """Return the network as its own scheduler calls it, without the limits, which that sets after guidance."""
         return NetworkDenoiser(self._predict, self.plan.process, self.plan.kind)
 
-    def _predict(self, x: Tensor, told: Any, context: Tensor) -> Tensor:
+    def condition(self, prompts: Sequence[str], height: int, width: int) -> Condition:
+        """Return what the network is told of prompts.
+
+        Args:
+            prompts: One per clip.
+            height: Of the clip, in pixels; the network is told that the whole of a picture of this size is shown.
+            width: Likewise.
+        """
+        if not isinstance(self.text, TwoTextEncoders):
+            return self.text(prompts)
+        tokens, pooled = self.text.encode(prompts)
+        sizes = tokens.new_tensor([height, width, 0, 0, height, width]).expand(len(prompts), -1)
+        return TextAndSize(tokens, pooled, sizes)
+
+    def _predict(self, x: Tensor, told: Any, condition: Condition) -> Tensor:
         """Run the network; one that is conditioned on the frame rate is told the trained one."""
-        if self.network.config.get("class_embed_type") != "timestep":
-            return self.network(x, told, context)
-        return self.network(x, told, context, class_labels=torch.full((len(x),), self.settings.fps, device=x.device))
+        more: dict[str, Any] = {}
+        if isinstance(condition, TextAndSize):
+            more["added_conditions"] = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
+        if self.network.config.get("class_embed_type") == "timestep":
+            more["class_labels"] = torch.full((len(x),), self.settings.fps, device=x.device)
+        tokens = condition.tokens if isinstance(condition, TextAndSize) else condition
+        return self.network(x, told, tokens, **more)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (frames, channels, height, width) of the latents of a clip.
@@ -205,8 +254,7 @@ class LatentVideoModel:
             "_class_name": "KineographModel",
             "unet": ["diffusers", type(self.network.unet).__name__],
             "vae": ["diffusers", type(self.autoencoder.vae).__name__],
-            "text_encoder": ["transformers", type(self.text.model).__name__],
-            "tokenizer": ["transformers", type(self.text.tokenizer).__name__],
+            **self.text.components(),
             "scheduler": ["diffusers", self.settings.scheduler["_class_name"]],
             "kineograph": {"format": FORMAT, **ours},
         }
@@ -249,5 +297,11 @@ def load_latent_video(directory: str | Path) -> LatentVideoModel:
     folder = Path(directory)
     network = VideoUNet.from_pretrained(folder)
     autoencoder = load_autoencoder(folder / "vae")
-    text = load_text_encoder(folder, settings.max_tokens, settings.pooled_first, settings.masked_text)
-    return LatentVideoModel(network, autoencoder, text, settings)
+    return LatentVideoModel(network, autoencoder, load_text(folder, settings), settings)
+
+
+def load_text(folder: Path, settings: Settings) -> TextEncoder | TwoTextEncoders:
+    """Load the text encoder, or the two, of a model folder."""
+    if (folder / "text_encoder_2").is_dir():
+        return load_two_text_encoders(folder, settings.zero_empty)
+    return load_text_encoder(folder, settings.max_tokens, settings.pooled_first, settings.masked_text)

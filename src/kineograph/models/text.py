@@ -32,6 +32,8 @@ class TextEncoder(nn.Module):
         masked: Hide padding from the encoder and zero it in what comes out.
     """
 
+    zero_empty = False
+
     def __init__(
         self, model: Any, tokenizer: Any, max_tokens: int = 32, pooled_first: bool = True, masked: bool = True
     ) -> None:
@@ -44,6 +46,21 @@ class TextEncoder(nn.Module):
         """Width of a token."""
         return self.model.config.hidden_size
 
+    @property
+    def towers(self) -> tuple[Any, ...]:
+        """The network."""
+        return (self.model,)
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """Return the numbers of the tokens, int64 `(prompts, max_tokens)`. Longer prompts are cut, with a warning."""
+        return self._tokenized(prompts)["input_ids"].to(self.model.device)
+
+    def _tokenized(self, prompts: Sequence[str]) -> Any:
+        self._warn_if_cut(prompts)
+        return self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+
     @torch.no_grad()
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts.
@@ -55,10 +72,7 @@ class TextEncoder(nn.Module):
             float32 `(prompts, max_tokens, dim)`, zero where there is no token if `masked`. Prompts that are longer are
             cut, with a warning that quotes what is left out.
         """
-        tokens = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
-        self._warn_if_cut(prompts)
+        tokens = self._tokenized(prompts)
         mask = tokens["attention_mask"].to(self.model.device)
         states = self.model(
             input_ids=tokens["input_ids"].to(self.model.device), attention_mask=mask if self.masked else None
@@ -76,7 +90,7 @@ class TextEncoder(nn.Module):
                 lost = self.tokenizer.decode(ids[self.max_tokens - 1 : -1])
                 warnings.warn(
                     f"The prompt '{prompt[:40]}...' is longer than {self.max_tokens - 2} tokens; left out: '{lost}'.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
 
     def fingerprint(self) -> str:
@@ -87,14 +101,20 @@ class TextEncoder(nn.Module):
             digest.update(name.encode() + tensor.detach().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:20]
 
-    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write `text_encoder/` and `tokenizer/` into a model folder."""
-        folder = Path(directory)
-        (folder / "text_encoder").mkdir(parents=True, exist_ok=True)
+    def components(self, suffix: str = "") -> dict[str, list[str]]:
+        """Return the entries of the parts in a pipeline's index."""
+        return {
+            f"text_encoder{suffix}": ["transformers", type(self.model).__name__],
+            f"tokenizer{suffix}": ["transformers", type(self.tokenizer).__name__],
+        }
+
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16, suffix: str = "") -> None:
+        """Write `text_encoder/` and `tokenizer/`, with a suffix to their names, into a model folder."""
+        folder = Path(directory) / f"text_encoder{suffix}"
         tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in self.model.state_dict().items()}
-        write_safetensors(tensors, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
-        self.model.config.to_json_file(str(folder / "text_encoder" / "config.json"))
-        self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+        write_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        self.model.config.to_json_file(str(folder / "config.json"))
+        self.tokenizer.save_pretrained(str(Path(directory) / f"tokenizer{suffix}"))
 
 
 def load_text_encoder(

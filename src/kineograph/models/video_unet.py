@@ -86,6 +86,7 @@ class VideoUNet(nn.Module):
             InputError: An axis does not fit.
         """
         batch, frames = self._check(x)
+        self._check_added(added_conditions)
         clip = Clip(frames, num_images, self._temporal)
         arguments: dict[str, Any] = {"class_labels": _per_frame(class_labels, batch, frames, 0, "class_labels")}
         if context is not None:
@@ -112,6 +113,13 @@ class VideoUNet(nn.Module):
                 f"got {tuple(x.shape)}."
             )
         return x.shape[0], x.shape[1]
+
+    def _check_added(self, given: Mapping[str, Tensor] | None) -> None:
+        if given is None and self.unet.config.get("addition_embed_type") == "text_time":
+            raise InputError(
+                "This network is of Stable Diffusion XL's kind: beside tokens it is told a pooled text and sizes, "
+                "added_conditions={'text_embeds': ..., 'time_ids': ...}, and was given none."
+            )
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
-from kineograph.models.latent_video import LatentVideoModel, draw_noise, step_noise
+from kineograph.models.latent_video import Condition, LatentVideoModel, draw_noise, step_noise
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.video import Video
@@ -144,17 +144,18 @@ def sample_latents(
     Returns:
         (prompts, frames, channels, height, width).
     """
-    negative = parts.text([options["negative_prompt"]])
+    size = options["height"], options["width"]
+    negative = parts.condition([options["negative_prompt"]], *size)
     clips = []
     for prompt, seed in zip(prompts, seeds, strict=True):
-        clips.append(_sample_clip(parts, parts.text([prompt]), negative, seed, options, callback))
+        clips.append(_sample_clip(parts, parts.condition([prompt], *size), negative, seed, options, callback))
     return torch.cat(clips)
 
 
 def _sample_clip(
     parts: LatentVideoModel,
-    context: Tensor,
-    negative: Tensor,
+    context: Condition,
+    negative: Condition,
     seed: int,
     options: dict[str, Any],
     callback: Progress | None,
