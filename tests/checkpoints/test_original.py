@@ -8,6 +8,7 @@ from temporal_layouts import modelscope_network, system_network
 
 import kineograph as kg
 from kineograph.checkpoints.networks import key_map
+from kineograph.errors import WeightsError
 from kineograph.systems import systems
 from kineograph.temporal.inflate import temporal_state_dict
 
@@ -41,21 +42,49 @@ def test_modelscope_file_on_a_base(pipelines, tmp_path):
     assert len(clip) == 2
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_videocrafter_files_are_whole(pipelines, tmp_path, version):
-    _, pipe = pipelines("image_pipeline")
-    network = system_network("videocrafter", version)
+def scales(end, length=400):
+    return torch.cat([torch.linspace(1, end, length), torch.full((1000,), end)])  # as long as the authors' is
+
+
+def videocrafter_file(pipe, network):
     theirs = systems()["videocrafter"].key_maps["original"](network.config).to_theirs(network.unet.state_dict())
     tensors = tiny.under(tiny.UNET, theirs) | tiny.under(tiny.VAE, tiny.ldm_vae(pipe.vae))
-    tensors |= tiny.under(tiny.OPEN_TEXT, tiny.open_clip_text(pipe.text_encoder))
-    tensors |= {"scale_arr": torch.ones(1000), "betas": torch.ones(1000)}
+    return tensors | tiny.under(tiny.OPEN_TEXT, tiny.open_clip_text(pipe.text_encoder))
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_videocrafter_files_are_whole(pipelines, tmp_path, version):
+    network = system_network("videocrafter", version)
+    tensors = videocrafter_file(pipelines("image_pipeline")[1], network) | {"betas": torch.ones(1000)}
     model = kg.load(written(tmp_path, tensors, "model.ckpt"), device="cpu")
     assert same(model.parts.network.unet.state_dict(), network.unet.state_dict())
     assert model.parts.network.plan == network.plan
     assert model.parts.network.config["class_embed_type"] == network.config["class_embed_type"]
     clip = model.generate("a dog", num_inference_steps=1, num_frames=2, height=16, width=16, precision="fp32")
     assert (len(clip), model.settings.fps) == (2, 28.0)
-    assert model.settings.scheduler["_class_name"] == "DDPMScheduler"  # the authors' DDIM with eta 1
+    assert (model.settings.scheduler["_class_name"], model.settings.eta) == ("DDIMScheduler", 1.0)
+    assert model.settings.data_scale == ((0.7, 400) if version == "v2" else None)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [(scales(0.3), (0.3, 400)), (scales(0.7).half(), (0.7, 400)), (torch.ones(1000), None)],
+)
+def test_videocrafters_scale_of_the_data_is_read_and_kept(pipelines, tmp_path, table, expected):
+    tensors = videocrafter_file(pipelines("image_pipeline")[1], system_network("videocrafter", "v2"))
+    model = kg.load(written(tmp_path, tensors | {"scale_arr": table}, "model.ckpt"), device="cpu")
+    assert model.settings.data_scale == expected
+    if expected:
+        assert model.parts.schedule.data_scale[500].item() == expected[0]
+        model.parts.save_pretrained(tmp_path / "saved")
+        assert kg.load(tmp_path / "saved").settings.data_scale == expected
+
+
+def test_an_uneven_scale_is_refused(pipelines, tmp_path):
+    tensors = videocrafter_file(pipelines("image_pipeline")[1], system_network("videocrafter", "v2"))
+    for table in (scales(0.7) ** 2, torch.zeros(1000), torch.zeros(0)):
+        with pytest.raises(WeightsError, match="does not fall evenly"):
+            kg.load(written(tmp_path, tensors | {"scale_arr": table}, "model.ckpt"))
 
 
 def test_lavie_file_on_a_base(pipelines, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
@@ -23,6 +24,7 @@ from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems import systems
 from kineograph.systems.card import System
+from kineograph.systems.videocrafter import process as published_process
 from kineograph.temporal.inflate import load_checked
 
 
@@ -66,11 +68,6 @@ def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any])
     return config(**options)
 
 
-ANCESTRAL = ("lavie", "videocrafter")
-"""Systems whose authors add the posterior's noise in every step (LaVie: base/configs/sample.yaml, `ddpm`; VideoCrafter:
-scripts/run_text2video.sh, DDIM with eta 1, which is the same)."""
-
-
 def process_config(system: System) -> dict[str, Any]:
     """Return a system's process and its authors' sampler as the scheduler's configuration that their file lacks."""
     process = {
@@ -79,12 +76,37 @@ def process_config(system: System) -> dict[str, Any]:
         "beta_start": system.process.beta_start,
         "beta_end": system.process.beta_end,
     }
-    if system.name not in ANCESTRAL:
+    if system.sampling.sampler != "ddpm":
         return process
     return {name: value for name, value in process.items() if name != "set_alpha_to_one"} | {
         "_class_name": "DDPMScheduler",
         "variance_type": "fixed_small",
     }
+
+
+SCALES = "scale_arr"
+"""Where VideoCrafter's files keep the factors of the data at all timesteps."""
+
+
+def data_scale(file: SingleFile, network: VideoUNet) -> tuple[float, int] | None:
+    """Return how VideoCrafter's process makes the data weaker: as the file notes it, else as its network was published.
+
+    Raises:
+        WeightsError: The factors do not fall evenly from 1 to the last.
+    """
+    if SCALES not in file.tensors:
+        assert network.plan is not None
+        convolutions = any(p.layer == "temporal_convolution" for p in network.plan.placements)
+        return published_process(network.config.get("class_embed_type") == "timestep", convolutions).data_scale
+    table = file.tensors[SCALES].double().flatten()
+    least = float(table[-1]) if len(table) else 0.0
+    length = int((table > least).sum()) + 1
+    wanted = torch.cat([torch.linspace(1, least, length, dtype=torch.float64), table[length:].new_full((1,), least)])
+    if not 0 < least <= 1 or not torch.allclose(table[:length], wanted[:length], atol=1e-3):
+        raise WeightsError(
+            f"'{file.path}' scales its data by a table '{SCALES}' that does not fall evenly from 1, as all known ones do."
+        )
+    return None if least == 1 else (round(least, 3), length)
 
 
 def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel:
@@ -102,9 +124,12 @@ def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel
         return put_on(file_modules(file.path, file.tensors), base)
     if base is None:
         check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
-    network = load_network(file)
+    network, system = load_network(file), systems()[name]
     vae, text = _of_base(file, base, network) if base else (load_vae(file), load_text(file))
-    settings = settings_for(name, file.path.stem, process_config(systems()[name]), _unsized(network), vae.factor)
+    settings = settings_for(name, file.path.stem, process_config(system), _unsized(network), vae.factor)
+    settings = replace(settings, eta=system.sampling.eta)
+    if name == "videocrafter":
+        settings = replace(settings, data_scale=data_scale(file, network))
     if base is not None:
         settings = replace(settings, licence=f"{settings.licence}; base: {base.licence}")
     return LatentVideoModel(network, vae, text, settings)

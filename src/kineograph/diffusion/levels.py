@@ -25,11 +25,14 @@ class Levels:
         t: Times told to the denoiser, in the process's own unit; one per level.
         alpha: Factors of the data, at least 0; one per level.
         sigma: Standard deviations of the noise, at least 0, falling relative to alpha; one per level.
+        data_scale: What of alpha is a scale of the data and no part of the process that fresh noise is drawn for
+            (`Schedule.scale_data`); one per level, or None for 1.
     """
 
     t: tuple[float, ...]
     alpha: tuple[float, ...]
     sigma: tuple[float, ...]
+    data_scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.t) == len(self.alpha) == len(self.sigma):
@@ -62,11 +65,20 @@ class Levels:
     def part(self, start: int, stop: int) -> Levels:
         """Return the levels of steps `start` to `stop - 1`; negative and missing ends as in slices of the steps."""
         first, last, _ = slice(start, stop).indices(len(self))
-        return Levels(*(values[first : last + 1] for values in (self.t, self.alpha, self.sigma)))
+        values = (self.t, self.alpha, self.sigma, self.data_scale)
+        kept = (None if row is None else row[first : last + 1] for row in values)
+        return Levels(*kept)  # pyright: ignore[reportArgumentType]
 
     def pair(self, i: int) -> tuple[float, float, float, float]:
         """Return alpha and sigma where step i starts, then alpha and sigma where it ends."""
         return self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]
+
+    def unscaled_pair(self, i: int) -> tuple[float, float, float, float]:
+        """Return `pair(i)` with the scale of the data taken out."""
+        alpha, sigma, alpha_to, sigma_to = self.pair(i)
+        if self.data_scale is None:
+            return alpha, sigma, alpha_to, sigma_to
+        return alpha / self.data_scale[i], sigma, alpha_to / self.data_scale[i + 1], sigma_to
 
     @cached_property
     def rises(self) -> tuple[float, ...]:

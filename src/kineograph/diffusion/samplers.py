@@ -136,10 +136,11 @@ def _mixed_deviation(share: float | Tensor, small: float, large: float) -> float
 def ddim_step(x: Tensor, denoised: Tensor, levels: Levels, i: int, eta: float = 0.0) -> tuple[Tensor, float]:
     """Take step i without its noise, and return what fresh noise is to be multiplied with before it is added.
 
-    Source: Song et al. 2020, arXiv:2010.02502, eqs. 12 and 16, written for any alpha and sigma.
+    Source: Song et al. 2020, arXiv:2010.02502, eqs. 12 and 16, written for any alpha and sigma. Where the data is
+    scaled, the fresh noise is that of the process without scale (VideoCrafter's `lvdm/models/samplers/ddim.py`).
     """
     alpha, sigma, alpha_to, sigma_to = levels.pair(i)
-    fresh = min(eta * math.sqrt(posterior(alpha, sigma, alpha_to, sigma_to)[2]), sigma_to)
+    fresh = min(eta * math.sqrt(posterior(*levels.unscaled_pair(i))[2]), sigma_to)
     kept = math.sqrt(sigma_to**2 - fresh**2)
     return alpha_to * denoised + kept * noise_of(x, denoised, alpha, sigma), fresh
 

@@ -78,10 +78,12 @@ class Schedule:
     Attributes:
         alphas_cumprod: Share of data variance left at each timestep, float64 (T,), never rising, in [0, 1].
         recipe: How the table was made (`kind`, `beta_start`, ...), or None; it only keeps `to_dict` short.
+        data_scale: Factor of x0 beside that of the formula, float64 (T,), or None for 1; see `scale_data`.
     """
 
     alphas_cumprod: Tensor
     recipe: Mapping[str, Any] | None = None
+    data_scale: Tensor | None = None
     _lists: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
@@ -133,6 +135,35 @@ class Schedule:
         recipe = None if self.recipe is None else {**self.recipe, "zero_terminal_snr": True}
         return Schedule(root**2, recipe)
 
+    def scale_data(self, end: float, num_timesteps: int) -> Schedule:
+        """Return this schedule with data that is made weaker the noisier it is, by a factor that falls evenly from 1.
+
+        The process then no longer preserves the variance. Source: VideoCrafter's `use_scale` (Chen et al. 2024,
+        arXiv:2401.09047, released code: `lvdm/models/ddpm3d.py`, `scale_arr`).
+
+        Args:
+            end: Factor at timestep `num_timesteps - 1` and after it, in (0, 1]; 0.7 in VideoCrafter2.
+            num_timesteps: Length of the fall; 400 there.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        if not 0 < end <= 1 or not 2 <= num_timesteps <= self.num_timesteps:
+            raise InputError(
+                f"Data is scaled to a factor in (0, 1] over 2 to {self.num_timesteps} timesteps, not to {end} over "
+                f"{num_timesteps}."
+            )
+        fall = torch.linspace(1, end, num_timesteps, dtype=torch.float64)
+        scale = torch.cat([fall, fall.new_full((self.num_timesteps - num_timesteps,), end)])
+        recipe = None if self.recipe is None else {**self.recipe, "data_scale": [end, num_timesteps]}
+        return Schedule(self.alphas_cumprod, recipe, scale)
+
+    @property
+    def data_factors(self) -> Tensor:
+        """Factors of x0 at all timesteps, float64 (T,)."""
+        root = self.alphas_cumprod.sqrt()
+        return root if self.data_scale is None else root * self.data_scale
+
     @overload
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]: ...
     @overload
@@ -155,11 +186,14 @@ class Schedule:
         if timesteps != int(timesteps) or not 0 <= timesteps < self.num_timesteps:
             raise InputError(f"A timestep is an integer from 0 to {self.num_timesteps - 1}, not {timesteps}.")
         share = float(self.alphas_cumprod[int(timesteps)])
-        return math.sqrt(share), math.sqrt(1 - share)
+        return math.sqrt(share) * self._scale(int(timesteps)), math.sqrt(1 - share)
+
+    def _scale(self, timestep: int) -> float:
+        return 1.0 if self.data_scale is None else float(self.data_scale[timestep])
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._tables:
-            pair = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
+            pair = self.data_factors, (1 - self.alphas_cumprod).sqrt()
             self._tables[device] = pair[0].to(device, torch.float32), pair[1].to(device, torch.float32)
         return self._tables[device]
 
@@ -213,7 +247,7 @@ class Schedule:
     @property
     def ratios(self) -> Tensor:
         """Noise-to-data ratios sigma / alpha of all timesteps ("sigmas" in k-diffusion and EDM), float64 (T,)."""
-        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        return (1 - self.alphas_cumprod).sqrt() / self.data_factors
 
     def timestep_at(self, ratio: float, interpolation: str = "log") -> float:
         """Return the timestep, whole or between two, at which sigma / alpha has this value, clamped to [0, T - 1].
@@ -253,15 +287,20 @@ class Schedule:
         """
         chosen = [int(timestep) for timestep in timesteps]
         share = [float(self.alphas_cumprod[timestep]) for timestep in chosen] + [final_alpha_cumprod]
+        scale = (*(self._scale(timestep) for timestep in chosen), 1.0)
         return Levels(
             t=(*(float(timestep) for timestep in chosen), 0.0),
-            alpha=tuple(math.sqrt(a) for a in share),
+            alpha=tuple(math.sqrt(a) * s for a, s in zip(share, scale, strict=True)),
             sigma=tuple(math.sqrt(1 - a) for a in share),
+            data_scale=None if self.data_scale is None else scale,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description: the recipe where there is one, else the table."""
-        return {"alphas_cumprod": self.alphas_cumprod.tolist()} if self.recipe is None else dict(self.recipe)
+        if self.recipe is not None:
+            return dict(self.recipe)
+        scale = {} if self.data_scale is None else {"data_scale": self.data_scale.tolist()}
+        return {"alphas_cumprod": self.alphas_cumprod.tolist(), **scale}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Schedule:
@@ -271,12 +310,15 @@ class Schedule:
             InputError: A field is unknown.
         """
         fields = dict(description)
-        if "alphas_cumprod" in fields and len(fields) == 1:
-            return cls(torch.tensor(fields["alphas_cumprod"], dtype=torch.float64))
-        allowed = ("kind", "num_timesteps", "beta_start", "beta_end", "zero_terminal_snr")
+        if "alphas_cumprod" in fields and set(fields) <= {"alphas_cumprod", "data_scale"}:
+            tables = {name: torch.tensor(table, dtype=torch.float64) for name, table in fields.items()}
+            return cls(tables["alphas_cumprod"], None, tables.get("data_scale"))
+        allowed = ("kind", "num_timesteps", "beta_start", "beta_end", "zero_terminal_snr", "data_scale")
         for name in fields:
             if name not in allowed:
                 raise unknown("field of a schedule", name, (*allowed, "alphas_cumprod"))
         rescale = fields.pop("zero_terminal_snr", False)
+        scale = fields.pop("data_scale", None)
         schedule = cls.named(**fields)
-        return schedule.rescale_zero_terminal_snr() if rescale else schedule
+        schedule = schedule.rescale_zero_terminal_snr() if rescale else schedule
+        return schedule if scale is None else schedule.scale_data(*scale)

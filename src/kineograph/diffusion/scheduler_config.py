@@ -86,7 +86,7 @@ class Plan:
         return self.sampler(denoiser, x, levels, condition, noise=noise, callback=callback)
 
 
-def read(config: Mapping[str, Any]) -> Plan:
+def read(config: Mapping[str, Any], data_scale: tuple[float, int] | None = None, eta: float = 0.0) -> Plan:
     """Take a scheduler's configuration apart.
 
     Differs from diffusers in DDIM only: a step goes to the next chosen timestep, where diffusers always jumps
@@ -96,6 +96,8 @@ def read(config: Mapping[str, Any]) -> Plan:
     Args:
         config: Content of a `scheduler_config.json`, with `_class_name`; other names with a leading underscore are
             about the file and not read.
+        data_scale: Arguments of `Schedule.scale_data`, which no class of diffusers has a field for; DDIM only.
+        eta: Share of fresh noise in each step of DDIM, for which diffusers has no field either.
 
     Returns:
         The plan.
@@ -112,13 +114,19 @@ def read(config: Mapping[str, Any]) -> Plan:
             fields[field] = value
         elif not field.startswith("_"):
             _check_foreign(name, field, value)
+    if (data_scale is not None or eta) and name != "DDIMScheduler":
+        raise InputError(
+            f"A scale of the data (data_scale) and fresh noise (eta) are for DDIMScheduler, not for {name}."
+        )
+    if name == "DDIMScheduler":
+        return _timestep_plan(name, fields, data_scale, eta)
     if name.startswith("EDM"):
         return _edm_plan(name, fields)
     if name.startswith("FlowMatch"):
         return _flow_plan(name, fields)
     if name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
         return _multistep_plan(name, fields)
-    if name in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "LCMScheduler"):
+    if name in ("DDPMScheduler", "PNDMScheduler", "LCMScheduler"):
         return _timestep_plan(name, fields)
     return _ratio_plan(name, fields)
 
@@ -179,9 +187,13 @@ def _one(_levels: Levels) -> float:
 # --- Samplers that walk over whole timesteps, in variance-preserving coordinates -----------------------------------
 
 
-def _timestep_plan(name: str, fields: Mapping[str, Any]) -> Plan:
+def _timestep_plan(
+    name: str, fields: Mapping[str, Any], data_scale: tuple[float, int] | None = None, eta: float = 0.0
+) -> Plan:
     _only(name, fields, variance_type=("fixed_small", "fixed_large", "learned_range"), skip_prk_steps=(True,))
     schedule = _schedule(fields)
+    if data_scale is not None:
+        schedule = schedule.scale_data(*data_scale)
     if name == "PNDMScheduler":
         _only(name, fields, timestep_spacing=("leading", "trailing"))
     final = 1.0 if fields.get("set_alpha_to_one", True) else float(schedule.alphas_cumprod[0])
@@ -200,7 +212,7 @@ def _timestep_plan(name: str, fields: Mapping[str, Any]) -> Plan:
             "DDPMScheduler": partial(
                 samplers.ddpm, variance="large" if fields.get("variance_type") == "fixed_large" else "small"
             ),
-            "DDIMScheduler": samplers.ddim,
+            "DDIMScheduler": partial(samplers.ddim, eta=eta),
             "PNDMScheduler": _without_noise(solvers.plms),
             "LCMScheduler": samplers.consistency,
         }[name],

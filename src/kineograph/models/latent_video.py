@@ -71,6 +71,10 @@ class Settings:
     """Default classifier-free guidance scale."""
     sampler: str = "ddim"
     """Default sampler."""
+    eta: float = 0.0
+    """Share of fresh noise in each step of the scheduler, if that is DDIM."""
+    data_scale: tuple[float, int] | None = None
+    """How the process makes the data weaker (`Schedule.scale_data`): the least factor, and over how many timesteps."""
     noise: str = "iid"
     """Noise prior across frames: iid, mixed or progressive."""
     noise_alpha: float = 1.0
@@ -176,11 +180,12 @@ class LatentVideoModel:
             masked_text=text.masked,
             zero_empty=text.zero_empty,
         )
-        self.plan = read(settings.scheduler)
+        scale = None if settings.data_scale is None else (settings.data_scale[0], settings.data_scale[1])
+        self.plan = read(settings.scheduler, scale, settings.eta)
         if self.plan.schedule is None:
             raise InputError(f"A latent video model needs a discrete schedule, not {self.plan.name}.")
         self.schedule: Schedule = self.plan.schedule
-        self._over_timesteps = read(over_timesteps(settings.scheduler))
+        self._over_timesteps = read(over_timesteps(settings.scheduler), scale)
 
     @property
     def device(self) -> torch.device:
@@ -284,6 +289,8 @@ def read_settings(directory: str | Path) -> Settings:
     for name in ours:
         if name not in allowed:
             raise unknown("setting in model_index.json", name, allowed, WeightsError)
+    if ours.get("data_scale") is not None:
+        ours["data_scale"] = tuple(ours["data_scale"])
     return replace(Settings(), **ours, scheduler=scheduler)
 
 

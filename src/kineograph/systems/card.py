@@ -56,12 +56,15 @@ class Process:
         beta_start: First beta.
         beta_end: Last beta.
         prediction: What the network predicts, as in `kineograph.diffusion.parameterization.KINDS`.
+        data_scale: How the data is made weaker, as in `kineograph.diffusion.schedule.Schedule.scale_data`: the least
+            factor, and over how many timesteps; None: it is not.
     """
 
     schedule: str = "scaled_linear"
     beta_start: float = 0.00085
     beta_end: float = 0.012
     prediction: str = "epsilon"
+    data_scale: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Sampling:
 
     Attributes:
         sampler: Name of the sampler.
+        eta: Share of fresh noise in each step of DDIM.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance.
         frames: Frames per clip.
@@ -85,6 +89,7 @@ class Sampling:
     fps: int = 8
     height: int = 256
     width: int = 256
+    eta: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from kineograph.systems.card import Card, Sampling, System
+from kineograph.systems.card import Card, Process, Sampling, System
 from kineograph.systems.image_networks import stable_diffusion_2, tiny_stable_diffusion_2
 from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap, nest
 from kineograph.systems.ldm_keys import ldm_places
@@ -92,6 +92,16 @@ def build(config: VideoCrafterConfig, image_unet: Any = None) -> VideoUNet:
     return VideoUNet(unet, plan(config, unet.config))
 
 
+def process(told_fps: bool, convolutions: bool) -> Process:
+    """Return the process of a published network.
+
+    The networks that are told the frame rate were trained on data made weaker in noise (`use_scale`): version 2 and
+    the image-to-video network to 0.7 (`configs/inference_t2v_512_v2.0.yaml`), version 1 at 1024 pixels to the code's
+    default of 0.3; over 400 timesteps all (`ddpm3d.py`, `mid_step`).
+    """
+    return Process(data_scale=(0.7 if convolutions else 0.3, 400) if told_fps else None)
+
+
 PRESETS = {
     "v2": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}),
     "v1": VideoCrafterConfig(relative=16, convolutions=False),
@@ -166,5 +176,6 @@ SYSTEM = System(
     presets=PRESETS,
     builder=build,
     key_maps={"original": original_keys},
-    sampling=Sampling(guidance=12.0, fps=28, height=320, width=512),  # scripts/run_text2video.sh; DDIM with eta 1
+    process=process(told_fps=True, convolutions=True),
+    sampling=Sampling(guidance=12.0, fps=28, height=320, width=512, eta=1.0),  # scripts/run_text2video.sh
 )
