@@ -25,7 +25,8 @@ from pathlib import Path
 import av
 
 from kineograph.curation import keyframes
-from kineograph.curation.analyse import Album, analyse, decoded
+from kineograph.curation.album import Album
+from kineograph.curation.analyse import analyse, decoded
 from kineograph.curation.clipping import Span, copy, plan
 from kineograph.curation.config import ClipConfig, Limits, MotionConfig
 from kineograph.curation.probe import examine, footage
@@ -106,7 +107,8 @@ def copies(film: Path, rounds: int) -> tuple[int, float, float]:
 def peak_memory(film: Path) -> float:
     """Return the peak resident megabytes of a process that analyses a film and nothing else."""
     code = (
-        "import sys, resource\nfrom kineograph.curation.analyse import analyse, Album\nfrom pathlib import Path\n"
+        "import sys, resource\nfrom kineograph.curation.analyse import analyse\n"
+        "from kineograph.curation.album import Album\nfrom pathlib import Path\n"
         "import tempfile\nwith tempfile.TemporaryDirectory() as d, Album(Path(d) / 'a') as album:\n"
         "    analyse(sys.argv[1], album=album)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"

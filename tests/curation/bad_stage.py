@@ -21,3 +21,10 @@ def process(content, alive):
             hoard.append(bytearray(os.urandom(1 << 20)) * 32)
             time.sleep(0.005)
     return pipeline.process(content, alive)
+
+
+def stretch(content, alive):
+    """Crash in every stretch that is not the first."""
+    if content["stretch"]["preceding"] is not None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return pipeline.stretch(content, alive)

@@ -14,6 +14,11 @@ def work(item, alive):
     match item["what"]:
         case "pid":
             return {"pid": os.getpid()}
+        case "pandas":
+            import pyarrow
+
+            table = pyarrow.Table.from_pylist([{"a": 1}])
+            return {"rows": table.num_rows, "pandas": "pandas" in sys.modules}
         case "print":
             print("noise on standard output")
             os.write(1, b"more noise\n")

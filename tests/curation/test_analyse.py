@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from films import SIZE, decoded, dissolve, fade, join, shot, write
 
-from kineograph.curation.analyse import Album, analyse, fill, nearest
+from kineograph.curation.album import Album
+from kineograph.curation.analyse import analyse, fill, nearest
 from kineograph.curation.config import Limits, MotionConfig
 from kineograph.curation.probe import Rejected
 

@@ -8,7 +8,7 @@ import pytest
 from films import big_buck_bunny, dissolve, join, shot, write
 
 from kineograph.curation.config import CutConfig
-from kineograph.curation.cuts import SMALL, Cascade, Sample, coarse, is_mixture, jump, merged, progress
+from kineograph.curation.cuts import SMALL, Cascade, Sample, Sketcher, coarse, is_mixture, jump, merged, progress
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -25,9 +25,9 @@ def flat(luma, u=128, v=128):
 
 def run(pictures, fps=24, config=None):
     """Feed pictures at frame numbers as pts; return hard cuts and transitions as frame numbers."""
-    cascade = Cascade(config or CutConfig(), 1 / fps, 0)
+    cascade, sketch = Cascade(config or CutConfig(), 1 / fps, 0), Sketcher()
     for i, picture in enumerate(pictures):
-        cascade.feed(i, picture)
+        cascade.feed(i, sketch(None, picture))
     found = cascade.finish()
     return found.hard, found.gradual
 
@@ -64,10 +64,10 @@ def test_steady_change_is_no_hard_cut():
 
 
 def test_a_picture_after_a_hole_begins_a_shot():
-    cascade = Cascade(CutConfig(), 1 / 24, 0)
+    cascade, sketch = Cascade(CutConfig(), 1 / 24, 0), Sketcher()
     for i in range(10):
-        cascade.feed(i, flat(40))
-    cascade.restart(20, flat(42))
+        cascade.feed(i, sketch(None, flat(40)))
+    cascade.restart(20, sketch(None, flat(42)))
     assert cascade.finish().hard == [20]
 
 

@@ -292,7 +292,7 @@ def test_a_crash_a_hang_and_a_glutton_cost_only_themselves(tmp_path, film, execu
         (raw / f"{place:04}.mp4").write_bytes(word)
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.syspath_prepend(str(HERE))
-    config = from_json({**QUICK.to_json(), "limits": {"stall_seconds": 2.5, "memory_megabytes": 500}})
+    config = from_json({**QUICK.to_json(), "limits": {"stall_seconds": 3, "memory_megabytes": 500}})
     summary = curate(raw, tmp_path / "out", config, executor_name=executor, workers=2, process="bad_stage:process")
     assert summary.statuses == {"ok": count - 3, "crashed": 1, "timeout": 1, "oom": 1}
     assert summary.sources == {"in": count, "ok": count - 3, "filtered": 0, "failed": 3}

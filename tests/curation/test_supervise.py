@@ -39,6 +39,11 @@ def test_an_answer_and_a_child_that_stays(supervisor):
     assert ask(supervisor, "pid").result == first.result
 
 
+def test_a_child_does_not_wait_for_pandas(supervisor):
+    """Arrow imports it with the first array where it is installed: seconds per child, for nothing."""
+    assert ask(supervisor, "pandas").result == {"rows": 1, "pandas": False}
+
+
 def test_what_is_printed_does_not_disturb_the_answer(supervisor):
     assert ask(supervisor, "print").result == {"printed": True}
 

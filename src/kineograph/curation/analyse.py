@@ -17,19 +17,25 @@ from typing import Any
 
 import numpy as np
 
+from kineograph.curation.album import Album
 from kineograph.curation.config import CutConfig, DamageConfig, Limits, MotionConfig
-from kineograph.curation.cuts import SMALL, Cascade
+from kineograph.curation.cuts import SMALL, Detector, detector, sketcher
 from kineograph.curation.motion import Motion, flow_size
 from kineograph.curation.opencv import cv2
 from kineograph.curation.probe import Probe, Rejected, check_file, examine, footage
-from kineograph.curation.strips import decode, encode, fitted
+from kineograph.curation.strips import fitted
 
-VERSION = 1
+VERSION = 2
 FAST_BILINEAR, AREA = 1, 32
 """FFmpeg's SWS_FAST_BILINEAR and SWS_AREA."""
 
 _STRIP_FPS = 2.0
-_KEYFRAME_SECONDS = 0.25
+_FLOW, _GRID, _KEY = 0, 1, 2
+"""Clocks of a pass: pictures for flow, pictures for strips, keyframes for strips."""
+KEYFRAME_RATE = 4.0
+"""Of the keyframes, the first in each quarter of a second has its place in the album."""
+TRANSFERS = {1: "bt709", 6: "smpte170m", 13: "iec61966-2-1", 14: "bt2020-10", 16: "smpte2084", 18: "arib-std-b67"}
+"""Names of transfer characteristics by their numbers in ITU-T H.273, table 3; 16 is PQ, 18 is HLG (ITU-R BT.2100)."""
 
 Alive = Callable[[float], None]
 """Called now and then with the seconds of film done, so that a supervisor can tell work from a hang."""
@@ -46,6 +52,7 @@ class Analysis:
         height: Displayed height.
         rotation: Clockwise degrees of display.
         pixel_format: Of the first frame.
+        transfer: Transfer characteristics of the first frame, one of `TRANSFERS`, or empty.
         interlaced: Frames that hold two fields; they stay woven.
         pts: Time stamp of each good frame, ascending.
         checks: CRC-32 of each good frame's miniature, to compare clips with.
@@ -68,6 +75,7 @@ class Analysis:
     height: int = 0
     rotation: int = 0
     pixel_format: str = ""
+    transfer: str = ""
     interlaced: int = 0
     pts: list[int] = field(default_factory=list)
     checks: list[int] = field(default_factory=list)
@@ -93,12 +101,18 @@ class Damage(Exception):
     """A packet that could not be decoded, or a container that could not be read on."""
 
 
-def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Yield a stream's frames in display order, and a `Damage` in the place of each packet that cannot be decoded."""
+def decoded(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
+    """Yield a stream's frames in display order, and a `Damage` in the place of each packet that cannot be decoded.
+
+    Args:
+        container: An open one.
+        stream: The stream.
+        packets: Its packets; by default all from where the container stands.
+    """
     context = stream.codec_context
     if not context.is_open:
         context.thread_count, context.thread_type = 1, "NONE"  # FFmpeg 7.1.0 deadlocks in HEVC threads (PyAV #1962).
-    source = container.demux(stream)
+    source = container.demux(stream) if packets is None else packets
     while True:
         try:
             packet = next(source)
@@ -141,47 +155,30 @@ class Clock:
         return stamp
 
 
-class Album:
-    """Pictures of a film in a file on disk, found by pts: memory does not grow with the film."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("w+b")
-        self.pts, self.places = array("q"), array("q")
-
-    def __enter__(self) -> Album:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def add(self, pts: int, picture: np.ndarray) -> None:
-        """Append a BGR picture, uint8 (height, width, 3); pts ascend."""
-        self.pts.append(pts)
-        self.places.append(self.file.seek(0, 2))
-        self.file.write(encode(picture))
-
-    def at(self, pts: int) -> np.ndarray:
-        """Return the BGR picture of a pts.
-
-        Raises:
-            KeyError: There is none.
-        """
-        place = bisect_left(self.pts, pts)
-        if place == len(self.pts) or self.pts[place] != pts:
-            raise KeyError(pts)
-        self.file.seek(self.places[place])
-        size = self.places[place + 1] - self.places[place] if place + 1 < len(self.places) else -1
-        return decode(self.file.read(size))
-
-    def close(self) -> None:
-        """Close the file."""
-        self.file.close()
-
-
 class Pass:
-    """The state of one pass over a film."""
+    """The state of one pass over a film, or over a stretch of it."""
 
-    def __init__(self, facts: Probe, cuts: CutConfig, motion: MotionConfig, album: Album | None) -> None:
+    def __init__(
+        self,
+        facts: Probe,
+        cuts: CutConfig,
+        motion: MotionConfig,
+        album: Album | None,
+        finder: Detector | None = None,
+        origin: int | None = None,
+        preceding: int | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            facts: The header.
+            cuts: Which detector, and its thresholds.
+            motion: How flow is measured.
+            album: Takes pictures.
+            finder: Takes the sketches in place of the configured detector.
+            origin: pts of the film's first frame; of the first that comes where None.
+            preceding: pts of the frame before the first that comes, in the middle of a film.
+        """
         from av.video.reformatter import VideoReformatter
 
         self.facts, self.cut_config, self.motion_config, self.album = facts, cuts, motion, album
@@ -191,15 +188,17 @@ class Pass:
         self.pts, self.checks = array("q"), array("L")
         self.motion = Motion(motion)
         self.small, self.large = VideoReformatter(), VideoReformatter()
-        self.cascade: Cascade | None = None
+        self.sketch, self.finder, self.origin = sketcher(cuts), finder, origin
         self.shape: tuple[int, int, str] | None = None
         self.turn: Any = None
         self.hole: int | None = None
         self.fresh = True
         self.before: Any = None
-        self.kept_key = -(1 << 62)
-        self.ticks = [-1, -1]
+        self.ticks = [-1, -1, -1]
         self.duration = 0
+        if preceding is not None:
+            self._tick(_FLOW, preceding, motion.fps)
+            self._tick(_GRID, preceding, _STRIP_FPS)
 
     def damage(self) -> None:
         """Note that something could not be decoded after the last frame."""
@@ -231,8 +230,8 @@ class Pass:
         if self.hole is not None:
             last = max(self.clock.last or 0, self.hole) + max(self.duration, self.clock.step)
             self._close_hole(last)
-        if self.cascade is not None:
-            cuts = self.cascade.finish()
+        if self.finder is not None:
+            cuts = self.finder.finish()
             result.hard_cuts, result.gradual = cuts.hard, cuts.gradual
         for first, second, value in self.motion.pairs:
             result.flow_from.append(first)
@@ -251,14 +250,7 @@ class Pass:
     def _good(self, pts: int, frame: Any) -> None:
         small = self.small.reformat(frame, *SMALL, format="yuv420p", interpolation=FAST_BILINEAR).to_ndarray()
         self.resize(pts, frame)
-        if self.cascade is None:
-            self.cascade = Cascade(self.cut_config, self.unit, pts)
-            self.cascade.feed(pts, small)
-        elif self.fresh:
-            self.cascade.restart(pts, small)
-            self.motion.restart()
-        else:
-            self.cascade.feed(pts, small)
+        self._detect(pts, frame, small)
         self.fresh = False
         self.pts.append(pts)
         self.checks.append(zlib.crc32(small))  # pyright: ignore
@@ -266,6 +258,18 @@ class Pass:
         self.result.interlaced += bool(frame.interlaced_frame)
         self._picture(pts, frame)
         self.before = (pts, frame)
+
+    def _detect(self, pts: int, frame: Any, small: np.ndarray) -> None:
+        """Give a frame's sketch to the detector, which is made for the first one."""
+        self.origin = pts if self.origin is None else self.origin
+        if self.finder is None:
+            self.finder = detector(self.cut_config, self.unit, self.origin)
+        sketch = self.sketch(frame, small)
+        if self.fresh and self.pts:
+            self.finder.restart(pts, sketch)
+            self.motion.restart()
+        else:
+            self.finder.feed(pts, sketch)
 
     def resize(self, pts: int, frame: Any) -> None:
         """Note the size of the first frame, and each change of it, which is a cut."""
@@ -278,6 +282,7 @@ class Pass:
         if not self.result.width:
             self.result.width, self.result.height = width, height
             self.result.rotation, self.result.pixel_format = self.turn.rotation, shape[2]
+            self.result.transfer = TRANSFERS.get(int(frame.color_trc), "")
         else:
             self.result.sizes.append([pts, width, height])
         self.sized = fitted(round(frame.width * self.facts.aspect), frame.height)
@@ -287,18 +292,11 @@ class Pass:
 
     def _picture(self, pts: int, frame: Any) -> None:
         """Keep the pictures that flow and strips need: a few a second, keyframes, and the frames before keyframes."""
-        seconds = (pts - self.pts[0]) * self.unit
-        flow = self.motion_config.algorithm != "none" and self._tick(0, seconds * self.motion_config.fps)
-        grid = self._tick(1, seconds * _STRIP_FPS)
-        key = frame.key_frame and (pts - self.kept_key) * self.unit >= _KEYFRAME_SECONDS
-        if key:
-            self.kept_key = pts
-            if (
-                self.before is not None
-                and self.album is not None
-                and self.album.pts[-1:] != array("q", [self.before[0]])
-            ):
-                self.album.add(self.before[0], self._upright(self._planes(self.before[1])))
+        flow = self.motion_config.algorithm != "none" and self._tick(_FLOW, pts, self.motion_config.fps)
+        grid = self._tick(_GRID, pts, _STRIP_FPS)
+        key = frame.key_frame and self._tick(_KEY, pts, KEYFRAME_RATE)
+        if key and self.before is not None and self.album is not None and self.album.last != self.before[0]:
+            self.album.add(self.before[0], self._upright(self._planes(self.before[1])))
         if not (flow or grid or key):
             return
         planes = self._planes(frame)
@@ -313,8 +311,9 @@ class Pass:
         assert self.album is not None
         self.album.add(pts, self._upright(self._planes(frame)))
 
-    def _tick(self, which: int, count: float) -> bool:
-        tick = int(count + 1e-6)
+    def _tick(self, which: int, pts: int, rate: float) -> bool:
+        """Whether a clock of a rate, which counts from the film's first frame, has advanced since it was last asked."""
+        tick = int((pts - (self.origin or 0)) * self.unit * rate + 1e-6)
         ticked, self.ticks[which] = tick > self.ticks[which], max(tick, self.ticks[which])
         return ticked
 
@@ -378,7 +377,7 @@ def analyse(
             if isinstance(item, Damage):
                 work.damage()
                 continue
-            _admit(item, limits)
+            admit(item, limits)
             work.frame(item)
             if alive and len(work.pts) - told >= 12:
                 told = len(work.pts)
@@ -386,7 +385,7 @@ def analyse(
     analysis = work.finish()
     if not analysis.pts:
         raise Rejected("corrupt" if analysis.corrupt_frames else "unreadable", "not one frame could be decoded")
-    _judge(facts, analysis, damage or DamageConfig(), work.unit)
+    judge(facts, analysis, damage or DamageConfig(), work.unit)
     return facts, analysis
 
 
@@ -424,13 +423,13 @@ def nearest(kept: list[int], pts: int, start: int, end: int) -> int | None:
     return min(inside, key=lambda one: abs(one - pts), default=None)
 
 
-def _admit(frame: Any, limits: Limits) -> None:
+def admit(frame: Any, limits: Limits) -> None:
     """Refuse a frame larger than the header said and the limits allow."""
     if frame.width * frame.height > limits.max_pixels:
         raise Rejected("too_large", f"a frame of {frame.width}x{frame.height}, the limit is {limits.max_pixels} pixels")
 
 
-def _judge(facts: Probe, analysis: Analysis, damage: DamageConfig, unit: float) -> None:
+def judge(facts: Probe, analysis: Analysis, damage: DamageConfig, unit: float) -> None:
     """Give the status: too much damage is corrupt, a missing end is truncated; the rest is ok with a note."""
     seen = len(analysis.pts) + analysis.corrupt_frames
     if analysis.corrupt_frames > damage.corrupt_share * seen:

