@@ -11,6 +11,7 @@ from kineograph.models.image_to_video import (
     ImageToVideoModel,
     ImageToVideoSettings,
     augmentation_noise,
+    ends,
     interpolate,
     masked_frames,
     training_augmentation,
@@ -121,8 +122,9 @@ def test_interpolation_keeps_what_is_given_and_shows_only_that():
     latents = torch.randn(2, 3, 4, 2, 2)
     seen = []
 
-    def sample(noise, masked):
-        seen.append(masked)
+    def sample(noise, gap, left):
+        assert left == len(seen)
+        seen.append(masked_frames(gap, ends(5)))
         return noise + 10
 
     noise = torch.randn(2, 5, 4, 2, 2)
@@ -154,8 +156,8 @@ def test_interpolation_network_samples_what_lies_between():
     plan, text, codes = read(EDM_V), torch.randn(1, 5, 32), torch.rand(1, 3)
     denoiser = plan.denoiser(ConditionedNetwork(network, 8))
 
-    def sample(noise, masked):
-        return plan.sample(denoiser, noise, 2, ImageCondition(text, masked, codes))
+    def sample(noise, gap, left):
+        return plan.sample(denoiser, noise, 2, ImageCondition(text, masked_frames(gap, ends(5)), codes))
 
     latents, noise = torch.randn(1, 2, 4, 8, 8), torch.randn(1, 5, 4, 8, 8)
     made = interpolate(sample, latents, noise)

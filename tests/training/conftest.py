@@ -27,7 +27,7 @@ def make_store(clips: int = 11, frames: int = 4, size: int = 16) -> FrameStore:
 class TinyText(torch.nn.Module):
     """Stands for a text encoder: fixed random tokens per prompt, same interface as TextEncoder."""
 
-    dim, max_tokens, pooled_first, masked = 16, 4, False, True
+    dim, max_tokens, pooled_first, masked, zero_empty = 16, 4, False, True, False
 
     def forward(self, prompts):
         rows = [torch.randn(4, 16, generator=torch.Generator().manual_seed(sum(map(ord, p)))) for p in prompts]

@@ -24,8 +24,9 @@ class Args:
     """Data-set folder with manifest.jsonl."""
     train: OmitArgPrefixes[TrainConfig]
     base: Path | None = None
-    """What to build on: the autoencoder's run for latent-image, the image model's run or folder for a system; for
-    autoencoder, one whose decoder is trained further (default: none, a fresh autoencoder)."""
+    """What to build on: the autoencoder's run for latent-image; for a system an image model (a run, a folder, a file or
+    a bundled name, whose image network is taken) or the system's own, to train further; for autoencoder, one whose
+    decoder is trained further (default: none, a fresh autoencoder)."""
     size: int = 128
     """Edge of the square training frames, in pixels."""
     sample_fps: float = 8.0
@@ -39,9 +40,9 @@ class Args:
     cache: Path | None = None
     """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
     num_frames: int | None = None
-    """Frames per training clip, for a system (default: 16)."""
+    """Frames per training clip, for a system (default: 16; stable_video_diffusion: as published)."""
     train_all: bool = False
-    """Train the image network as well, for a system."""
+    """Train the image network as well, for a system (stable_video_diffusion always does)."""
     image_share: float | None = None
     """Share of samples that are independent pictures, for a system (default: 0)."""
     noise: str | None = None
@@ -49,7 +50,8 @@ class Args:
     noise_alpha: float | None = None
     """Strength of the shared noise, for a system (default: 1)."""
     preset: str | None = None
-    """Preset of the system (default: its first)."""
+    """Preset of the system; for stable_video_diffusion the stage: text, published (from a picture), xt or interpolation
+    (default: its first)."""
     set: tuple[str, ...] = ()
     """Fields of the system's configuration to change, as name=value."""
     caption_dropout: float = 0.1

@@ -103,6 +103,15 @@ class FrameAutoencoder(nn.Module):
         return rearrange(latents, "(b f) c h w -> b f c h w", b=len(video))
 
     @torch.no_grad()
+    def encode_mode(self, images: Tensor) -> Tensor:
+        """Return the mode of the raw latents `(n, c, h, w)`, neither scaled nor shifted, of images `(n, 3, h, w)`.
+
+        Stable Video Diffusion concatenates these with the noisy latents, which are scaled.
+        """
+        self.check_size(images.shape[-2], images.shape[-1])
+        return self.posterior(images)[0]
+
+    @torch.no_grad()
     def decode(self, latents: Tensor, frames_at_once: int = 8) -> Tensor:
         """Decode latents `(batch, frames, c, h, w)` into videos in [-1, 1], a few frames at a time."""
         raw = rearrange(latents, "b f c h w -> (b f) c h w") / self.scale + self.shift

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, repeat
@@ -20,8 +20,8 @@ from kineograph.diffusion.noise import ClipGenerators
 from kineograph.diffusion.objective import normal
 from kineograph.diffusion.scheduler_config import read
 from kineograph.errors import InputError
+from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.image_encoder import ImageEncoder
-from kineograph.models.temporal_autoencoder import TemporalAutoencoder
 from kineograph.models.video_unet import VideoUNet
 from kineograph.temporal.position import scalar_waves
 
@@ -43,6 +43,8 @@ EDM_V = {
 """The released scheduler: sigma from 700 to 0.002, rho 7, and the network told log(sigma) / 4."""
 
 AUGMENTATION_STREAM = 2  # of a clip's seed: 0 is the first noise, 1 that of the steps
+NUMBERS = 3  # that the network is told: frames per second, motion bucket, deviation of the picture's noise
+Given = Literal["text", "picture", "frames"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,8 @@ class ImageToVideoSettings:
     """Frames decoded at once."""
     wave_channels: int = 256
     """Width of the code of each of the three numbers."""
+    given: Given = "picture"
+    """What the clip is made from: a picture, or the frames that others are made between."""
     licence: str = ""
     """Licence of the weights, shown when they are loaded."""
     scheduler: dict[str, Any] = field(default_factory=lambda: dict(EDM_V))
@@ -98,6 +102,11 @@ class ImageCondition:
         """Return the same without the picture: zeros for embedding and latents, the numbers stay."""
         latents = None if self.latents is None else torch.zeros_like(self.latents)
         return replace(self, context=torch.zeros_like(self.context), latents=latents)
+
+    @classmethod
+    def of_text(cls, tokens: Tensor, fps: Sequence[float], motion_bucket_id: Sequence[float]) -> ImageCondition:
+        """Return what a text-to-video network is told: tokens `(batch, length, channels)`, and no picture's noise."""
+        return cls(tokens, None, told_numbers(fps, motion_bucket_id, [0.0] * len(tokens)).to(tokens.device))
 
     def dropped(self, clips: Tensor) -> ImageCondition:
         """Return the condition without the pictures of the clips where `(batch,)` is True (training)."""
@@ -137,13 +146,17 @@ class ConditionedNetwork(nn.Module):
         codes = scalar_waves(condition.codes, self.wave_channels).to(dtype)
         return self.network(both, told, condition.context.to(dtype), class_labels=codes)
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in backward instead of keeping them."""
+        self.network.enable_gradient_checkpointing()
+
 
 class ImageToVideoModel:
-    """The parts of a latent image-to-video model.
+    """The parts of a latent model that makes clips from a picture, or the frames between given ones.
 
     Args:
-        network: Predicts on latents `(batch, frames, 2 * channels, height, width)`.
-        autoencoder: Between pixels and latents.
+        network: Predicts on latents of `input_channels`, noisy ones and beside them what is given.
+        autoencoder: Between pixels and latents; Stable Video Diffusion's is a `TemporalAutoencoder`.
         image_encoder: From pictures to tokens.
         settings: How it wants to be used.
     """
@@ -151,16 +164,16 @@ class ImageToVideoModel:
     def __init__(
         self,
         network: VideoUNet,
-        autoencoder: TemporalAutoencoder,
+        autoencoder: FrameAutoencoder,
         image_encoder: ImageEncoder,
         settings: ImageToVideoSettings,
     ) -> None:
-        wanted = 2 * autoencoder.latent_channels
+        wanted = input_channels(settings.given, autoencoder.latent_channels)
         if network.config["in_channels"] != wanted:
             raise InputError(
-                f"An image-to-video network takes {wanted} channels, noisy latents beside the picture's; this one "
-                f"takes {network.config['in_channels']}. widen_input(network, {wanted}) turns a text-to-video network "
-                "into one to be finetuned."
+                f"A network that is given {_GIVEN_WORDS[settings.given]} beside noisy latents takes {wanted} channels; "
+                f"this one takes {network.config['in_channels']}. widen_input(network, {wanted}) turns a text-to-video "
+                "network into one to be finetuned."
             )
         self.network, self.autoencoder, self.image_encoder = network, autoencoder, image_encoder
         self.settings = settings
@@ -188,11 +201,7 @@ class ImageToVideoModel:
         Raises:
             InputError: The size does not fit the latent grid, or the number of frames is below 1.
         """
-        if num_frames < 1:
-            raise InputError(f"--num-frames must be at least 1, not {num_frames}.")
-        self.autoencoder.check_size(height, width)
-        factor = self.autoencoder.factor
-        return num_frames, self.autoencoder.latent_channels, height // factor, width // factor
+        return clip_shape(self.autoencoder, num_frames, height, width)
 
     def condition(
         self,
@@ -219,11 +228,7 @@ class ImageToVideoModel:
         Raises:
             InputError: A number is out of range, or the size does not fit the latent grid.
         """
-        codes = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float32) for v in (fps, motion_bucket_id, noise_aug_strength)], 1
-        )
-        _check_codes(codes)
-        codes[:, 0] -= 1  # the network was told fps - 1 in training (diffusers' pipeline; sgm's `fps_id`)
+        codes = told_numbers(fps, motion_bucket_id, noise_aug_strength)
         strength = rearrange(codes[:, 2], "b -> b 1 1 1").to(images)
         latents = self.autoencoder.encode_mode((images + strength * noise).to(self.autoencoder.vae.dtype))
         return ImageCondition(
@@ -231,6 +236,66 @@ class ImageToVideoModel:
             repeat(latents, "b c h w -> b f c h w", f=num_frames),
             codes.to(images.device),
         )
+
+    def between(
+        self,
+        latents: Tensor,
+        pictures: Tensor,
+        *,
+        fps: Sequence[float] | Tensor,
+        motion_bucket_id: Sequence[float] | Tensor,
+    ) -> ImageCondition:
+        """Tell the network two frames, between which it makes others.
+
+        Args:
+            latents: Scaled latents of clips `(batch, frames, c, h, w)`, of which the first and last frame are read.
+            pictures: The first frames `(batch, 3, any, any)` in [-1, 1], for the image encoder.
+            fps: Frames per second of the clips with the frames between, one for each clip.
+            motion_bucket_id: Amount of motion, 0 to 255.
+
+        Raises:
+            InputError: A number is out of range.
+        """
+        codes = told_numbers(fps, motion_bucket_id, [0.0] * len(latents))
+        known = ends(latents.shape[1], latents.device)
+        return ImageCondition(self.image_encoder(pictures), masked_frames(latents, known), codes.to(latents.device))
+
+
+_GIVEN_WORDS = {"text": "nothing", "picture": "a picture", "frames": "two frames and a mask"}
+
+
+def input_channels(given: Given, latent_channels: int) -> int:
+    """Return the channels of a network's input: the noisy latents, and beside them what is given."""
+    return {"text": latent_channels, "picture": 2 * latent_channels, "frames": 2 * latent_channels + 1}[given]
+
+
+def clip_shape(autoencoder: FrameAutoencoder, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return (frames, channels, height, width) of the latents of a clip.
+
+    Raises:
+        InputError: The size does not fit the latent grid, or the number of frames is below 1.
+    """
+    if num_frames < 1:
+        raise InputError(f"--num-frames must be at least 1, not {num_frames}.")
+    autoencoder.check_size(height, width)
+    return num_frames, autoencoder.latent_channels, height // autoencoder.factor, width // autoencoder.factor
+
+
+def told_numbers(
+    fps: Sequence[float] | Tensor,
+    motion_bucket_id: Sequence[float] | Tensor,
+    noise_aug_strength: Sequence[float] | Tensor,
+) -> Tensor:
+    """Return the three numbers as the network is told them, `(batch, 3)`.
+
+    Raises:
+        InputError: One is out of range.
+    """
+    given = (fps, motion_bucket_id, noise_aug_strength)
+    codes = torch.stack([torch.as_tensor(values, dtype=torch.float32) for values in given], 1)
+    _check_codes(codes)
+    codes[:, 0] -= 1  # the network was told fps - 1 in training (diffusers' pipeline; sgm's `fps_id`)
+    return codes
 
 
 def _check_codes(codes: Tensor) -> None:
@@ -305,11 +370,20 @@ def masked_frames(latents: Tensor, known: Tensor) -> Tensor:
     return torch.cat([torch.where(mask.bool(), latents, torch.zeros_like(latents)), plane], dim=2)
 
 
-def interpolate(sample: Callable[[Tensor, Tensor], Tensor], latents: Tensor, noise: Tensor, between: int = 3) -> Tensor:
+def ends(num_frames: int, device: torch.device | None = None) -> Tensor:
+    """Return the mask `(num_frames,)` of a clip whose first and last frame are known."""
+    place = torch.arange(num_frames, device=device)
+    return (place == 0) | (place == num_frames - 1)
+
+
+def interpolate(
+    sample: Callable[[Tensor, Tensor, int], Tensor], latents: Tensor, noise: Tensor, between: int = 3
+) -> Tensor:
     """Make the frames between given ones with a network that was trained on `masked_frames`.
 
     Args:
-        sample: `sample(noise, masked) -> latents` runs the sampler on one gap; masked as of `masked_frames`.
+        sample: `sample(noise, gap, left) -> latents` runs the sampler on one gap, a clip of `between + 2` frames whose
+            first and last are given and the others zero; `left` is the place of its first frame among the given ones.
         latents: Given frames `(batch, frames, c, h, w)`, scaled.
         noise: Standard normal `(batch, between + 2, c, h, w)`; every gap starts from the same, so that neighbouring
             gaps move alike.
@@ -326,12 +400,10 @@ def interpolate(sample: Callable[[Tensor, Tensor], Tensor], latents: Tensor, noi
             f"Interpolation makes at least one frame between two, from noise of between + 2 frames; got "
             f"{latents.shape[1]} frames, between={between} and noise of {noise.shape[1]}."
         )
-    known = torch.zeros(between + 2, dtype=torch.bool, device=latents.device)
-    known[[0, -1]] = True
     parts = []
     for left in range(latents.shape[1] - 1):
-        ends = torch.zeros_like(noise)
-        ends[:, 0], ends[:, -1] = latents[:, left], latents[:, left + 1]
-        made = sample(noise, masked_frames(ends, known))
+        gap = torch.zeros_like(noise)
+        gap[:, 0], gap[:, -1] = latents[:, left], latents[:, left + 1]
+        made = sample(noise, gap, left)
         parts += [latents[:, left : left + 1], made[:, 1:-1]]
     return torch.cat([*parts, latents[:, -1:]], dim=1)

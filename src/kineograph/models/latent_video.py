@@ -25,6 +25,7 @@ from kineograph.diffusion.schedule import Schedule
 from kineograph.diffusion.scheduler_config import read
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
+from kineograph.models.image_to_video import NUMBERS, ConditionedNetwork, ImageCondition, clip_shape
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
@@ -79,6 +80,8 @@ class Settings:
     """Noise prior across frames: iid, mixed or progressive."""
     noise_alpha: float = 1.0
     """Strength of the noise that frames share (PYoCo)."""
+    motion_bucket_id: int = 127
+    """Amount of motion, 0 to 255, for networks that are told it."""
     licence: str = ""
     """Licence of the weights, shown when they are loaded."""
     scheduler: dict[str, Any] = field(default_factory=lambda: dict(COSINE_V))
@@ -199,7 +202,16 @@ class LatentVideoModel:
         return self
 
     def denoiser(self) -> Denoiser:
-        """Return the network for samplers that walk over timesteps, with the limits that the scheduler sets."""
+        """Return the network for samplers that walk over timesteps, with the limits that the scheduler sets.
+
+        Raises:
+            InputError: The network is not told timesteps.
+        """
+        if self.settings.scheduler.get("timestep_type") == "continuous":
+            raise InputError(
+                f"'{self.settings.name}' is told continuous noise levels, not timesteps: leave --sampler out, or take "
+                "--sampler scheduler."
+            )
         return self._over_timesteps.denoiser(self._predict)
 
     def unlimited(self) -> Denoiser:
@@ -222,6 +234,8 @@ class LatentVideoModel:
 
     def _predict(self, x: Tensor, told: Any, condition: Condition) -> Tensor:
         """Run the network; one that is conditioned on the frame rate is told the trained one."""
+        if self.network.config.get("class_embed_type") == "projection" and isinstance(condition, Tensor):
+            return self._predict_numbered(x, told, condition)
         more: dict[str, Any] = {}
         if isinstance(condition, TextAndSize):
             more["added_conditions"] = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
@@ -230,17 +244,20 @@ class LatentVideoModel:
         tokens = condition.tokens if isinstance(condition, TextAndSize) else condition
         return self.network(x, told, tokens, **more)
 
+    def _predict_numbered(self, x: Tensor, told: Any, tokens: Tensor) -> Tensor:
+        """Run a network that is told frame rate and amount of motion (Stable Video Diffusion, from text)."""
+        own, batch = self.settings, len(x)
+        condition = ImageCondition.of_text(tokens, [own.fps] * batch, [own.motion_bucket_id] * batch)
+        width = self.network.config["projection_class_embeddings_input_dim"] // NUMBERS
+        return ConditionedNetwork(self.network, width)(x, told, condition)
+
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (frames, channels, height, width) of the latents of a clip.
 
         Raises:
             InputError: The size does not fit the latent grid, or the number of frames is below 1.
         """
-        if num_frames < 1:
-            raise InputError(f"--num-frames must be at least 1, not {num_frames}.")
-        self.autoencoder.check_size(height, width)
-        factor = self.autoencoder.factor
-        return num_frames, self.autoencoder.latent_channels, height // factor, width // factor
+        return clip_shape(self.autoencoder, num_frames, height, width)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write the model's folder; the index is written last."""

@@ -85,15 +85,6 @@ class TemporalAutoencoder(FrameAutoencoder):
         ]
         return torch.cat(clips).clamp(-1, 1)
 
-    @torch.no_grad()
-    def encode_mode(self, images: Tensor) -> Tensor:
-        """Return the mode of the raw latents `(n, c, h, w)`, neither scaled nor shifted, of images `(n, 3, h, w)`.
-
-        Stable Video Diffusion concatenates these with the noisy latents, which are scaled.
-        """
-        self.check_size(images.shape[-2], images.shape[-1])
-        return self.posterior(images)[0]
-
 
 def temporal_autoencoder(config: Mapping[str, Any]) -> TemporalAutoencoder:
     """Build an autoencoder from the configuration of diffusers' `AutoencoderKLTemporalDecoder`.

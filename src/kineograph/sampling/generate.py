@@ -20,12 +20,14 @@ from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
+from kineograph.models.image_to_video_folder import holds_image_to_video, load_image_to_video_folder
 from kineograph.models.latent_video import Condition, LatentVideoModel, draw_noise, step_noise
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.video import Video
 
 if TYPE_CHECKING:
+    from kineograph.models.image_to_video import ImageToVideoModel
     from kineograph.sampling.image_to_video import ImageToVideo
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
@@ -329,6 +331,23 @@ def _fetched(name: str) -> Path:
         ) from error
 
 
+def open_model(
+    name: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()
+) -> LatentVideoModel | ImageToVideoModel:
+    """Load the parts of a model, in float32 on the CPU. See `load`.
+
+    Raises:
+        WeightsError: There is no such model, or its files do not fit.
+    """
+    path, image = find(name), None if base is None else find_base(base)
+    if not holds_image_to_video(path):
+        return load_checkpoint(path, image, lora)
+    if image is not None or lora:
+        given = "--base" if image is not None else "--lora"
+        raise WeightsError(f"'{name}' is a whole model that starts from pictures; {given} has no place on it.")
+    return load_image_to_video_folder(path)
+
+
 def load(
     name: str | Path = "emoji",
     *,
@@ -353,7 +372,7 @@ def load(
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
-    parts = load_checkpoint(find(name), None if base is None else find_base(base), lora)
+    parts = open_model(name, base, lora)
     if system and not isinstance(parts, LatentVideoModel):
         raise InputError(
             f"'{name}' makes clips from a picture and has a notion of time of its own; leave --system out."

@@ -13,7 +13,7 @@ from kineograph.diffusion.guidance import classifier_free, linear_frame_scale
 from kineograph.diffusion.noise import iid
 from kineograph.errors import InputError
 from kineograph.models.devices import best_device
-from kineograph.models.image_to_video import ImageCondition, ImageToVideoModel, augmentation_noise
+from kineograph.models.image_to_video import ImageCondition, ImageToVideoModel, augmentation_noise, interpolate
 from kineograph.sampling.generate import MAX_SEED, Progress, check_finite
 from kineograph.sampling.generate import _autocast as autocast
 from kineograph.sampling.generate import _versions as versions
@@ -85,6 +85,8 @@ class ImageToVideo:
             KineographError: The network produced values that are not finite.
         """
         own = self.settings
+        if own.given != "picture":
+            raise InputError(f"'{own.name}' makes the frames between given ones: kineograph generate --between CLIP.")
         options: dict[str, Any] = {
             "num_frames": own.num_frames if num_frames is None else num_frames,
             "height": own.height if height is None else height,
@@ -104,6 +106,71 @@ class ImageToVideo:
             frames = check_finite(self.parts.autoencoder.decode(latents, chunk)[0].float(), "the decoder")
         made = {"model": own.name, "seed": seed, **options, "versions": versions()}
         return Video(frames.cpu(), float(options["fps"]), metadata=made)
+
+    def interpolate(
+        self,
+        clip: Video,
+        *,
+        between: int | None = None,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        motion_bucket_id: int | None = None,
+        precision: str = "auto",
+        callback: Progress | None = None,
+    ) -> Video:
+        """Make the frames between those of a clip, with a model that was trained for it.
+
+        Args:
+            clip: Two frames or more; each is cut at its centre to the proportions of the model.
+            between: Frames to make inside each pair; None takes the trained number.
+            seed: From 0 to 2**63 - 1; all pairs start from the same noise, so that they move alike.
+            num_inference_steps: Steps of the sampler for each pair, 1 to 1000.
+            motion_bucket_id: Amount of motion, 0 to 255.
+            precision: `"auto"`, `"bf16"` or `"fp32"`.
+            callback: Called after each step of each pair.
+
+        Returns:
+            A clip of `between + 1` times the frame rate; the given frames are those that the autoencoder makes of them.
+
+        Raises:
+            InputError: The model is no interpolation model, or a value is out of range.
+            KineographError: The network produced values that are not finite.
+        """
+        own = self.settings
+        if own.given != "frames":
+            raise InputError(f"'{own.name}' makes clips from a picture, not the frames between given ones.")
+        between = own.num_frames - 2 if between is None else between
+        options: dict[str, Any] = {
+            "between": between,
+            "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            "motion_bucket_id": own.motion_bucket_id if motion_bucket_id is None else motion_bucket_id,
+            "fps": clip.fps * (between + 1),
+        }
+        check_limits(options, seed, (("between", 1, 4 * own.num_frames), ("num_inference_steps", 1, 1000)))
+        with autocast(self.parts.device, precision):
+            latents = check_finite(sample_between(self.parts, clip, seed, options, callback), "the denoiser")
+            frames = self.parts.autoencoder.decode(latents, own.decode_chunk_size)[0].float()
+        made = {"model": own.name, "seed": seed, **options, "versions": versions()}
+        return Video(check_finite(frames, "the decoder").cpu(), options["fps"], metadata=made)
+
+
+@torch.no_grad()
+def sample_between(
+    parts: ImageToVideoModel, clip: Video, seed: int, options: dict[str, Any], callback: Progress | None = None
+) -> Tensor:
+    """Sample the latents `(1, frames, channels, height, width)` of a clip with frames made between its own."""
+    own, between = parts.settings, options["between"]
+    prepared = [prepare_picture(frame, own.height, own.width)[0] for frame in clip.frames]
+    pictures = torch.cat(prepared).to(parts.device)
+    given = parts.autoencoder.encode(pictures[None]).float()
+    numbers = {"fps": [options["fps"]], "motion_bucket_id": [options["motion_bucket_id"]]}
+
+    def sample(noise: Tensor, gap: Tensor, left: int) -> Tensor:
+        condition = parts.between(gap, pictures[left : left + 1], **numbers)
+        return parts.plan.sample(parts.denoiser(), noise, options["num_inference_steps"], condition, callback=callback)
+
+    shape = parts.latent_shape(between + 2, own.height, own.width)
+    return interpolate(sample, given, iid(shape, [seed]).to(parts.device), between)
 
 
 def sample_latents(
@@ -221,6 +288,15 @@ def check_options(options: dict[str, Any], seed: int, trained_frames: int) -> No
         ("height", 1, 8192),
         ("width", 1, 8192),
     )
+    check_limits(options, seed, limits)
+
+
+def check_limits(options: dict[str, Any], seed: int, limits: Sequence[tuple[str, float, float]]) -> None:
+    """Refuse options outside `(name, lowest, highest)`, and a seed that is none.
+
+    Raises:
+        InputError: Names the flag, what was given and what is allowed.
+    """
     for name, low, high in limits:
         if not low <= options[name] <= high:
             raise InputError(f"--{name.replace('_', '-')} must be from {low:g} to {high:g}, not {options[name]}.")

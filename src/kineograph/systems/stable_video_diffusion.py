@@ -146,6 +146,15 @@ STAGES = {
 """The stages as reviews of the paper (section 4, appendix D) quote them; the noise of the text stages is that of the
 finetuning. No training code was released to check them against."""
 
+STAGE_OF = {
+    "published": "finetuning-picture",
+    "xt": "finetuning-picture-xt",
+    "text": "pretraining",
+    "interpolation": "interpolation",
+    "tiny": "finetuning-picture",
+}
+"""The stage that a preset's network is trained in."""
+
 
 SYSTEM = System(
     name="stable_video_diffusion",

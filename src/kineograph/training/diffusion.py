@@ -167,20 +167,9 @@ class DiffusionTask:
 
     def validate(self) -> dict[str, float]:
         """Return the loss at fixed noise levels and seeds, on training and on held-out clips."""
-        values = {}
-        for name, clips in (
-            ("train", self.clips[:: max(1, len(self.clips) // VALIDATION_CLIPS)]),
-            ("held_out", self.test_clips),
-        ):
-            chosen = clips[:VALIDATION_CLIPS]
-            if len(chosen) == 0:
-                continue
-            losses = [self._validation_loss(chosen, timestep) for timestep in VALIDATION_TIMESTEPS]
-            values |= {f"{name}_t{t}": loss for t, loss in zip(VALIDATION_TIMESTEPS, losses, strict=True)}
-            values[f"{name}_mean"] = sum(losses) / len(losses)
-        return values
+        return losses_by_level(self.clips, self.test_clips, VALIDATION_TIMESTEPS, self.validation_loss, "t")
 
-    def _validation_loss(self, clips: np.ndarray, timestep: int) -> float:
+    def validation_loss(self, clips: np.ndarray, timestep: int) -> float:
         """Return the mean loss of the first frames of clips at one timestep."""
         total = 0.0
         for clip in clips:
@@ -193,17 +182,56 @@ class DiffusionTask:
 
     def preview(self, directory: Path) -> None:
         """Sample the preview prompts with fixed seeds: a contact sheet, and clips if there is motion."""
-        from kineograph.sampling.generate import Model
-        from kineograph.video import contact_sheet
-
-        videos = Model(self.model).generate(
-            self.preview_prompts, seed=0, num_frames=self.num_frames, num_inference_steps=20
-        )
-        contact_sheet(videos, labels=self.preview_prompts).save(directory / "sheet.png")
-        if self.num_frames > 1:
-            for prompt, video in zip(self.preview_prompts, videos, strict=True):
-                video.save(directory / f"{prompt.replace(' ', '-')}.mp4")
+        draw_prompts(self.model, self.preview_prompts, self.num_frames, directory)
 
     def export(self, directory: Path) -> None:
         """Write the whole model, ready to `generate`; in float32, so that the next stage finds its latents cached."""
         self.model.save_pretrained(directory, torch.float32)
+
+
+def losses_by_level(
+    train: np.ndarray,
+    held_out: np.ndarray,
+    levels: Sequence[float],
+    measure: Callable[[np.ndarray, Any], float],
+    unit: str,
+) -> dict[str, float]:
+    """Measure the loss at fixed noise levels, on a few clips of each split.
+
+    Args:
+        train: Clips that are trained on; some, evenly spread, are taken.
+        held_out: Clips that are not; may be none.
+        levels: Noise levels.
+        measure: `measure(clips, level)`, the mean loss.
+        unit: What levels are called in the names, such as `"t"`.
+
+    Returns:
+        `train_t300` and so on for each level, and `train_mean`; likewise `held_out_...`.
+    """
+    values = {}
+    for name, clips in (("train", train[:: max(1, len(train) // VALIDATION_CLIPS)]), ("held_out", held_out)):
+        chosen = clips[:VALIDATION_CLIPS]
+        if len(chosen) == 0:
+            continue
+        losses = [measure(chosen, level) for level in levels]
+        values |= {f"{name}_{unit}{level:g}": loss for level, loss in zip(levels, losses, strict=True)}
+        values[f"{name}_mean"] = sum(losses) / len(losses)
+    return values
+
+
+def draw_prompts(model: LatentVideoModel, prompts: Sequence[str], num_frames: int, directory: Path) -> None:
+    """Sample prompts with fixed seeds into a folder: a contact sheet, and clips if there is motion."""
+    from kineograph.sampling.generate import Model
+
+    videos = Model(model).generate(prompts, seed=0, num_frames=num_frames, num_inference_steps=20)
+    write_clips(videos, prompts, directory)
+
+
+def write_clips(videos: Sequence[Any], names: Sequence[str], directory: Path) -> None:
+    """Write a contact sheet of clips, and each clip that has more than one frame."""
+    from kineograph.video import contact_sheet
+
+    contact_sheet(videos, labels=names).save(directory / "sheet.png")
+    for name, video in zip(names, videos, strict=True):
+        if len(video) > 1:
+            video.save(directory / f"{name.replace(' ', '-').replace('/', '-')}.mp4")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,17 +19,24 @@ from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
 from kineograph.models.devices import best_device, has_bf16, on_cpu
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
-from kineograph.models.latent_video import LatentVideoModel, Settings, load_latent_video
+from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import load_text_encoder, minilm_folder
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import check_finite
+from kineograph.sampling.generate import open_model
+from kineograph.temporal.inflate import strip
 from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask, to_pixels
 from kineograph.training.captions import encode_captions
 from kineograph.training.diffusion import DiffusionTask
 
+if TYPE_CHECKING:
+    from kineograph.systems.card import System
+    from kineograph.training.image_to_video import ImageToVideoTask
+
 Progress = Callable[[int, int | None, str], None]
 IMAGE_STAGES = ("autoencoder", "latent-image")
+NUM_FRAMES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +92,10 @@ class ImageConfig:
 class VideoConfig:
     """How time is trained."""
 
-    num_frames: int = 16
-    """Frames per training clip."""
+    num_frames: int | None = None
+    """Frames per training clip (default: 16; for a stage of Stable Video Diffusion as published, 14, 25 or 5)."""
     train_all: bool = False
-    """Train the image network as well (default: only the temporal layers)."""
+    """Train the image network as well (default: only the temporal layers; Stable Video Diffusion trains all)."""
     image_share: float = 0.0
     """Share of samples that are independent pictures instead of a clip (joint image-video training)."""
     noise: str = "iid"
@@ -140,55 +148,93 @@ def latent_image_task(
         layers=config.layers,
     )
     settings = Settings(name="latent-image", height=data.size, width=data.size, fps=data.sample_fps, num_frames=1)
-    model = LatentVideoModel(VideoUNet(_tuned(unet)), vae, text, settings)
+    model = LatentVideoModel(VideoUNet(tuned(unet)), vae, text, settings)
     return _diffusion_task(model, data, progress, num_frames=1, caption_dropout=config.caption_dropout)
 
 
 def latent_video_task(
     system: str, data: DataConfig, config: VideoConfig, base: Path, progress: Progress | None = None
-) -> DiffusionTask:
+) -> DiffusionTask | ImageToVideoTask:
     """Build stage three: the temporal layers of a published system in a trained image model.
 
     Args:
         system: Name of the registry.
         data: The data.
         config: How time is trained.
-        base: Folder of the image model (`RUN/model`), or of a video model of the same system to train further.
+        base: The image model, or a video model of the same system to train further: `RUN/model`, a folder of diffusers
+            or a single file. Of a video model of another system the image network is taken.
         progress: Called while caches are made.
+
+    Raises:
+        InputError: The base or a setting does not fit the system.
     """
     from kineograph.systems import systems
 
     chosen = systems().find(system)
-    model = load_latent_video(base)
+    if chosen.sampler is not None:
+        raise InputError(f"{chosen.name} needs no training: kineograph generate --system {chosen.name}.")
+    if chosen.process.prediction == "svd":
+        from kineograph.training.stages import stage_task
+
+        return stage_task(chosen, data, config, base, progress)
+    model = image_or_video(base)
+    num_frames = config.num_frames or NUM_FRAMES
     settings = replace(
         model.settings,
         name=f"{chosen.name}",
         system=chosen.name,
-        num_frames=config.num_frames,
+        num_frames=num_frames,
         noise=config.noise,
         noise_alpha=config.noise_alpha,
     )
-    if model.network.plan is None:
-        preset = chosen.preset(config.preset or next(iter(chosen.presets)))
-        network = chosen.build(overridden(preset, config.set), image_unet=model.network.unet)
-    elif model.settings.system == chosen.name and not config.set:
-        network = model.network
-    else:
-        raise InputError(
-            f"'{base}' already has the temporal layers of '{model.settings.system}'. Give an image model as --base, "
-            "or train the same system further without --set."
-        )
-    _tuned(network.unet)
+    network = with_time(chosen, model, config)
+    tuned(network.unet)
     train_only(network, ("spatial", "temporal") if config.train_all else ("temporal",))
     model = LatentVideoModel(network, model.autoencoder, model.text, settings)
     return _diffusion_task(
         model,
         data,
         progress,
-        num_frames=config.num_frames,
+        num_frames=num_frames,
         caption_dropout=config.caption_dropout,
         image_share=config.image_share,
     )
+
+
+def image_or_video(base: Path) -> LatentVideoModel:
+    """Load what training builds on.
+
+    Raises:
+        InputError: It is no model that makes pictures or clips from prompts.
+    """
+    model = open_model(base)
+    if not isinstance(model, LatentVideoModel):
+        raise InputError(f"'{base}' makes clips from a picture; give a text-to-image model as --base.")
+    return model
+
+
+def with_time(system: System, model: LatentVideoModel, config: VideoConfig) -> VideoUNet:
+    """Return a model's network with the temporal layers of a system: its own, or fresh ones on its image network.
+
+    Raises:
+        InputError: The network's own layers are to be trained further, but with changed settings.
+    """
+    if model.network.plan is not None and model.settings.system == system.name:
+        if config.set or config.preset:
+            raise InputError(
+                f"The base already has the temporal layers of '{system.name}'. Train them further without --set and "
+                "--preset, or give an image model as --base."
+            )
+        return model.network
+    preset = system.preset(config.preset or next(iter(system.presets)))
+    return system.build(overridden(preset, config.set), image_unet=image_network(model))
+
+
+def image_network(model: LatentVideoModel) -> Any:
+    """Return a model's image network; temporal layers, if it has some, are taken out, which is said on stderr."""
+    if model.network.plan is not None:
+        sys.stderr.write(f"Of '{model.settings.name}' the image network is taken, without its temporal layers.\n")
+    return strip(model.network.unet)
 
 
 def overridden(config: Any, changes: Sequence[str]) -> Any:
@@ -214,7 +260,7 @@ def overridden(config: Any, changes: Sequence[str]) -> Any:
     return replace(config, **values)
 
 
-def _tuned(unet: Any) -> Any:
+def tuned(unet: Any) -> Any:
     """Choose the attention that is fastest on this machine."""
     return prefer_matmul_attention(unet) if on_cpu() and hasattr(unet, "set_attn_processor") else unet
 
@@ -223,9 +269,8 @@ def _diffusion_task(
     model: LatentVideoModel, data: DataConfig, progress: Progress | None, **options: Any
 ) -> DiffusionTask:
     """Encode what is not cached and build the task."""
-    frames = data.store(progress)
-    store = encoded(model.autoencoder, frames, data.cache, progress)
-    captions = encode_captions(model.text, frames.clips)
+    store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
+    captions = encode_captions(model.text, store.frames.clips)
     return DiffusionTask(model, store, captions, held_out=data.held_out, **options)
 
 

@@ -1,0 +1,181 @@
+"""The stages of Stable Video Diffusion, each from the one before: from text, from a picture, between frames.
+
+Blattmann et al. 2023, arXiv:2311.15127, section 4 and appendix D. A stage may also start from an image model right
+away, which then is told noise levels in EDM's way (`models.edm_conversion`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from kineograph.data.latents import LatentStore
+from kineograph.errors import InputError
+from kineograph.models.edm_conversion import take_numbers, tell_quarter_log
+from kineograph.models.image_encoder import ImageEncoder
+from kineograph.models.image_to_video import (
+    EDM_V,
+    NUMBERS,
+    Given,
+    ImageToVideoModel,
+    ImageToVideoSettings,
+    input_channels,
+    widen_input,
+)
+from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.stand_in_encoder import build_stand_in
+from kineograph.models.video_unet import VideoUNet
+from kineograph.sampling.generate import SCHEDULER, open_model
+from kineograph.systems.stable_video_diffusion import STAGE_OF, STAGES, Stage
+from kineograph.training.autoencoder import to_pixels
+from kineograph.training.captions import encode_captions
+from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
+from kineograph.training.recipes import DataConfig, Progress, VideoConfig, encoded, image_network, overridden, tuned
+
+if TYPE_CHECKING:
+    from kineograph.systems.card import System
+
+WAVES = 256  # channels of the code of each number (sgm, `svd.yaml`: `outdim: 256`)
+STAND_IN_FRAMES = 256
+
+Model = LatentVideoModel | ImageToVideoModel
+_SOURCES: dict[Given, Callable[[ImageToVideoModel], Source]] = {"picture": FromPicture, "frames": BetweenFrames}
+
+
+def stage_task(
+    system: System, data: DataConfig, config: VideoConfig, base: Path, progress: Progress | None = None
+) -> ImageToVideoTask:
+    """Build a stage of Stable Video Diffusion; all weights train, as in the paper.
+
+    Args:
+        system: The system; `config.preset` says which stage: text, published, xt or interpolation.
+        data: The data.
+        config: How time is trained.
+        base: A text-to-image model, or the model of an earlier stage.
+        progress: Called while caches are made.
+
+    Raises:
+        InputError: The base is of a later stage, or a setting has no meaning here.
+    """
+    _check(config)
+    preset = config.preset or next(iter(system.presets))
+    system.preset(preset)
+    stage = STAGES[STAGE_OF[preset]]
+    parts = open_model(base)
+    _check_order(parts, stage, base)
+    frames = config.num_frames or stage.frames
+    store = encoded(parts.autoencoder, data.store(progress), data.cache, progress)
+    network = widened(svd_network(system, parts, config), parts, stage.given)
+    source = _source(network, parts, stage, frames, store, data, config.caption_dropout)
+    source.network.requires_grad_(True)
+    return ImageToVideoTask(
+        source, store, stage, num_frames=frames, held_out=data.held_out, dropout=config.caption_dropout
+    )
+
+
+def _check(config: VideoConfig) -> None:
+    if config.image_share or config.noise != "iid":
+        name = "--image-share" if config.image_share else "--noise"
+        raise InputError(f"{name} has no meaning for Stable Video Diffusion: clips alone, and independent noise.")
+
+
+def given_to(model: Model) -> Given | None:
+    """Return what a model of a stage is given; None: it is of no stage yet."""
+    if isinstance(model, ImageToVideoModel):
+        return model.settings.given
+    numbered = model.network.config.get("class_embed_type") == "projection"
+    return "text" if numbered and model.network.plan is not None else None
+
+
+def _check_order(model: Model, stage: Stage, base: Path) -> None:
+    """Refuse a base whose network knows more than the stage gives it."""
+    order: tuple[Given | None, ...] = (None, "text", "picture", "frames")
+    before = given_to(model)
+    if order.index(before) > order.index(stage.given):
+        raise InputError(
+            f"'{base}' makes clips from {'a picture' if before == 'picture' else before}; it cannot go back to the "
+            f"stage '{stage.given}'. Take a text-to-image model, or the model of an earlier stage, as --base."
+        )
+
+
+def svd_network(system: System, model: Model, config: VideoConfig) -> VideoUNet:
+    """Return the network of a model of a stage, or one built on an image model, told noise levels in EDM's way.
+
+    Raises:
+        InputError: The image model predicts something else than v, or settings of a trained network are changed.
+    """
+    if given_to(model) is not None:
+        if config.set:
+            raise InputError("--set changes the layers of a fresh network; the base already has its own.")
+        return copy.deepcopy(model.network)
+    assert isinstance(model, LatentVideoModel)
+    unet = image_network(model)
+    tell_quarter_log(unet, model.plan)
+    take_numbers(unet, NUMBERS * WAVES)
+    preset = system.preset(config.preset or next(iter(system.presets)))
+    return system.build(overridden(preset, config.set), image_unet=unet)
+
+
+def widened(network: VideoUNet, model: Model, given: Given) -> VideoUNet:
+    """Give the network the input channels of a stage, in place, and the attention that is fastest here."""
+    wanted = input_channels(given, model.autoencoder.latent_channels)
+    tuned(network.unet)
+    return widen_input(network, wanted) if network.config["in_channels"] < wanted else network
+
+
+def _source(
+    network: VideoUNet,
+    parts: Model,
+    stage: Stage,
+    num_frames: int,
+    store: LatentStore,
+    data: DataConfig,
+    caption_dropout: float,
+) -> Source:
+    """Put the network into the model that its stage trains."""
+    if isinstance(parts, LatentVideoModel) and stage.given == "text":
+        settings = replace(
+            parts.settings,
+            name="stable_video_diffusion",
+            system="stable_video_diffusion",
+            num_frames=num_frames,
+            fps=data.sample_fps,
+            noise="iid",
+            sampler=SCHEDULER,
+            scheduler=dict(EDM_V),
+        )
+        model = LatentVideoModel(network, parts.autoencoder, parts.text, settings)
+        return FromText(model, encode_captions(parts.text, store.frames.clips), caption_dropout)
+    encoder = parts.image_encoder if isinstance(parts, ImageToVideoModel) else _encoder(parts, store)
+    settings = _picture_settings(parts, stage, num_frames, data)
+    return _SOURCES[stage.given](ImageToVideoModel(network, parts.autoencoder, encoder, settings))
+
+
+def _picture_settings(parts: Model, stage: Stage, num_frames: int, data: DataConfig) -> ImageToVideoSettings:
+    if isinstance(parts, ImageToVideoModel):
+        return replace(parts.settings, num_frames=num_frames, given=stage.given)
+    return ImageToVideoSettings(
+        name="stable_video_diffusion",
+        height=data.size,
+        width=data.size,
+        num_frames=num_frames,
+        fps=round(data.sample_fps),
+        wave_channels=WAVES,
+        given=stage.given,
+        licence=parts.settings.licence,
+    )
+
+
+def _encoder(model: LatentVideoModel, store: LatentStore) -> ImageEncoder:
+    """Build the stand-in for CLIP's image encoder, its token as wide and as large as those of the text."""
+    rows = store.frames.rows_of("train")
+    rows = rows[:: -(-len(rows) // STAND_IN_FRAMES)]
+    tokens = model.text([clip.caption for clip in store.frames.clips[:16]])
+    deviation = float(tokens[tokens.abs().sum(-1) > 0].std())
+    pictures = to_pixels(store.frames.frames[rows])
+    return build_stand_in(pictures, model.network.config["cross_attention_dim"], torch.tensor(deviation).item())
