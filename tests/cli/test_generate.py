@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -78,6 +79,7 @@ def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, 
 
 FULL_DISK = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from kineograph.cli import main
 
@@ -108,3 +110,39 @@ def test_full_disk_is_an_error_and_leaves_nothing(model_folder, small_disk):
     assert done.stdout.splitlines() == [f"{name} 2 ['other']" for name in names], done.stderr
     assert done.stderr.count("disk is full") == len(names), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def between_folder(tmp_path_factory):
+    """A tiny interpolation model on disk."""
+    import torch
+    from tiny_svd import perturbed, tiny_pipeline
+
+    from kineograph.models.image_to_video import ImageToVideoModel, widen_input
+    from kineograph.sampling.image_to_video import load_image_to_video
+    from kineograph.systems.svd_folder import save_stable_video_diffusion
+
+    folder = tmp_path_factory.mktemp("between")
+    tiny_pipeline().save_pretrained(folder / "picture")
+    parts = load_image_to_video(folder / "picture", device="cpu").parts
+    settings = replace(parts.settings, given="frames", num_frames=5)
+    network = perturbed(widen_input(parts.network, 9))
+    model = ImageToVideoModel(network, parts.autoencoder, parts.image_encoder, settings)
+    save_stable_video_diffusion(model, folder / "frames", torch.float32)
+    return folder / "frames"
+
+
+def test_frames_between_those_of_a_clip(between_folder, model_folder, tmp_path, capsys):
+    given, file = tmp_path / "given.webp", tmp_path / "smooth.webp"
+    assert run("a red dog", "-o", given, "--model", model_folder, "--steps", 1, "--num-frames", 2) == 0
+    capsys.readouterr()
+    assert run("--between", given, "-o", file, "--model", between_folder, "--steps", 1, "--json") == 0
+    (clip,) = json.loads(capsys.readouterr().out)["clips"]
+    assert (clip["frames"], clip["fps"]) == (5, 32.0)
+    assert len(Video.read(file)) == 5
+    assert run("a dog", "--between", given, "-o", file, "--model", between_folder) == 2
+    assert "With --between there is no words" in capsys.readouterr().err
+    assert run("--between", given, "-o", file, "--model", model_folder) == 2
+    assert "--between wants an interpolation model" in capsys.readouterr().err
+    assert run("--image", given, "-o", file, "--model", between_folder, "--steps", 1) == 2
+    assert "--between CLIP" in capsys.readouterr().err

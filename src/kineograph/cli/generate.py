@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from kineograph.cli._output import emit, progress
 from kineograph.errors import InputError
+
+if TYPE_CHECKING:
+    from kineograph.sampling.image_to_video import ImageToVideo
+    from kineograph.sampling.picture_and_text import PictureAndText
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mkv", ".png", ".apng")
 
@@ -29,7 +33,9 @@ class Args:
     prompts: Path | None = None
     """File with one prompt per line, or JSON lines with `prompt` and, if wanted, `seed` (default: none)."""
     image: Path | None = None
-    """Picture that the clip starts at, for models that want one in place of a prompt (default: none)."""
+    """Picture that the clip starts at or shows, for models that want one, in place of a prompt or beside it."""
+    between: Path | None = None
+    """Clip whose frames others are made between, for interpolation models (default: none)."""
     negative_prompt: str = ""
     """What to steer away from."""
     output: Annotated[Path, arg(aliases=("-o",))] = Path("clip.mp4")
@@ -70,6 +76,8 @@ def run(args: Args) -> int:
     """Generate and save the clips."""
     if args.image is not None:
         return _run_on_picture(args, args.image)
+    if args.between is not None:
+        return _run_between(args, args.between)
     prompts, seeds = _prompts(args)
     files = _files(args.output, prompts)
 
@@ -117,9 +125,7 @@ def _run_on_picture(args: Args, image: Path) -> int:
     Raises:
         InputError: The model wants prompts, or a flag is given that only prompts go with.
     """
-    given = [name for name in FOR_PROMPTS if getattr(args, name) not in (None, "", ())]
-    if given:
-        raise InputError(f"With --image there is no {given[0].replace('_', '-')}: the picture takes its place.")
+    _refuse(args, (*FOR_PROMPTS, "between"), "--image", "the picture takes its place")
     (file,) = _files(args.output, ["clip"])
 
     from kineograph.sampling.generate import load
@@ -144,13 +150,79 @@ def _run_on_picture(args: Args, image: Path) -> int:
             precision=args.precision,
             callback=callback,
         )
+    return _save(video, file, {"image": image}, args)
+
+
+FOR_PICTURES = ("num_frames", "height", "width", "guidance_scale", "fps")
+"""Arguments that mean nothing where frames are made between given ones."""
+
+
+def _run_between(args: Args, clip: Path) -> int:
+    """Make the frames between those of a clip and save it.
+
+    Raises:
+        InputError: The model is of another kind, or a flag is given that has no meaning here.
+    """
+    _refuse(args, (*FOR_PROMPTS, *FOR_PICTURES), "--between", "the clip and the model decide it")
+    (file,) = _files(args.output, ["clip"])
+
+    from kineograph.sampling.generate import load
+    from kineograph.sampling.image_to_video import ImageToVideo
+    from kineograph.video import Video
+
+    model, given = load(args.model, base=args.base, lora=args.lora), Video.read(clip)
+    if not isinstance(model, ImageToVideo):
+        raise InputError(f"'{args.model}' makes clips from prompts; --between wants an interpolation model.")
+    with _steps(len(given) - 1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
+        video = model.interpolate(
+            given,
+            seed=args.seed,
+            num_inference_steps=args.num_inference_steps,
+            precision=args.precision,
+            callback=callback,
+        )
+    return _save(video, file, {"clip": clip}, args)
+
+
+def _refuse(args: Args, names: tuple[str, ...], beside: str, why: str) -> None:
+    """Refuse flags that have no meaning beside another one."""
+    given = [name for name in names if getattr(args, name) not in (None, "", ())]
+    if given:
+        raise InputError(f"With {beside} there is no {given[0].replace('_', '-')}: {why}.")
+
+
+def _save(video: Any, file: Path, source: dict[str, Path], args: Args) -> int:
+    """Save one clip, and its contact sheet where that is wanted, and say so."""
     file.parent.mkdir(parents=True, exist_ok=True)
     video.save(file)
+    ((kind, path),) = source.items()
     if args.preview is not None:
-        _sheet([video], [image.name], args.preview)
-    made = {"file": str(file), "image": str(image), "seed": args.seed, "frames": len(video), "fps": video.fps}
+        _sheet([video], [path.name], args.preview)
+    made = {"file": str(file), kind: str(path), "seed": args.seed, "frames": len(video), "fps": video.fps}
     emit({"clips": [made]}, str(file), args.json)
     return 0
+
+
+def _from_picture(model: PictureAndText | ImageToVideo, args: Args, image: Path, callback: Any) -> Any:
+    """Return the clip that a model makes from a picture."""
+    from kineograph.sampling.image_to_video import ImageToVideo
+
+    common = {name: getattr(args, name) for name in ("seed", "num_frames", "height", "width", "precision")}
+    common |= {"num_inference_steps": args.num_inference_steps, "callback": callback}
+    fps = None if args.fps is None else round(args.fps)
+    if isinstance(model, ImageToVideo):
+        _refuse(args, FOR_PROMPTS, "the picture takes its place")
+        return model.generate(image, max_guidance_scale=args.guidance_scale, fps=fps, **common)
+    (prompt,), _ = _one_prompt(args)
+    negative, scale = args.negative_prompt, args.guidance_scale
+    return model.generate(prompt, image, negative_prompt=negative, guidance_scale=scale, fps=fps, **common)
+
+
+def _one_prompt(args: Args) -> tuple[list[str], list[int]]:
+    prompts, seeds = _prompts(args)
+    if len(prompts) != 1:
+        raise InputError(f"With --image there is one prompt, not {len(prompts)}.")
+    return prompts, seeds
 
 
 def _prompts(args: Args) -> tuple[list[str], list[int]]:
