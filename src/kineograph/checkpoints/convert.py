@@ -26,6 +26,7 @@ from kineograph.checkpoints.motion import (
 )
 from kineograph.checkpoints.networks import key_map, to_diffusers
 from kineograph.checkpoints.open_clip import text_to_theirs
+from kineograph.checkpoints.original import SCALES, picture_tensors
 from kineograph.checkpoints.pipelines import SIDECAR
 from kineograph.checkpoints.sdxl import xl_text_tensors
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, read_single
@@ -33,11 +34,13 @@ from kineograph.checkpoints.svd import svd_tensors
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.image_to_video import ImageToVideoModel
 from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.picture import PictureVideoModel
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet, write_temporal
 from kineograph.models.weights import WEIGHTS, save_diffusers, write_json, write_safetensors
 from kineograph.systems import systems
 from kineograph.systems.svd_folder import save_stable_video_diffusion
+from kineograph.systems.videocrafter import scale_table
 from kineograph.temporal.inflate import temporal_state_dict
 
 TO = ("kineograph", "diffusers", "original")
@@ -98,6 +101,8 @@ def convert(
     if modules is not None:
         return _write_modules(modules, target, to, base, dtype)
     model = load_checkpoint(source, base)
+    if isinstance(model, PictureVideoModel):
+        return _write_picture_model(model, target, to, dtype)
     if not isinstance(model, LatentVideoModel):
         return _write_image_to_video(model, target, to, dtype)
     writers: dict[str, Callable[..., Written]] = {
@@ -355,12 +360,21 @@ def _write_original(model: LatentVideoModel, target: Path, dtype: torch.dtype) -
         return _write_temporal(network, temporal_state_dict(network.unet), {}, target, "original", dtype)
     if name != "image" and "original" not in systems()[name].key_maps:
         raise WeightsError(f"The authors of {name} published no layout that is known here.")
-    keys = unet_keys(network.config) if name == "image" else key_map(systems()[name], network, "original")
-    tensors = keys.to_theirs(network.unet.state_dict())
     if name in WHOLE:
-        tensors = _under(UNET, tensors) | _under(VAE, _ldm_vae(model)) | _ldm_text(model)
-        return _written(tensors, target, dtype, "a checkpoint in the latent diffusion layout")
+        return _written(_whole_tensors(model), target, dtype, "a checkpoint in the latent diffusion layout")
+    tensors = key_map(systems()[name], network, "original").to_theirs(network.unet.state_dict())
     return _written(tensors, target, dtype, f"the network of {name}", "autoencoder and text encoder are not part of it")
+
+
+def _write_picture_model(model: PictureVideoModel, target: Path, to: str, dtype: torch.dtype) -> Written:
+    """Write VideoCrafter1's image-to-video model."""
+    if to == "kineograph":
+        model.save_pretrained(target, dtype)
+        return Written(target, f"a {model.settings.system} model with pictures")
+    if to == "diffusers":
+        return _write_pipeline(model.parts, target, dtype)
+    tensors = _whole_tensors(model.parts) | picture_tensors(model)
+    return _written(tensors, target, dtype, "VideoCrafter's image-to-video checkpoint in its authors' layout")
 
 
 def _write_image_to_video(model: ImageToVideoModel, target: Path, to: str, dtype: torch.dtype) -> Written:
@@ -369,6 +383,18 @@ def _write_image_to_video(model: ImageToVideoModel, target: Path, to: str, dtype
         return _written(svd_tensors(model), target, dtype, "Stable Video Diffusion in its authors' layout")
     save_stable_video_diffusion(model, target, dtype)
     return Written(target, "a StableVideoDiffusionPipeline of diffusers")
+
+
+def _whole_tensors(model: LatentVideoModel) -> dict[str, Tensor]:
+    """Return network, autoencoder and text encoder in the latent diffusion layout."""
+    name, network, scale = model.settings.system, model.network, model.settings.data_scale
+    keys = unet_keys(network.config) if name == "image" else key_map(systems()[name], network, "original")
+    tensors = _under(UNET, keys.to_theirs(network.unet.state_dict())) | _under(VAE, _ldm_vae(model)) | _ldm_text(model)
+    if scale is None:
+        return tensors
+    assert network.plan is not None
+    convolutions = any(p.layer == "temporal_convolution" for p in network.plan.placements)
+    return tensors | {SCALES: scale_table(scale, convolutions)}
 
 
 def _written(tensors: Mapping[str, Tensor], target: Path, dtype: torch.dtype, what: str, *notes: str) -> Written:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 from kineograph.checkpoints.image import INDEX, ImageModel, load_image_folder, read_index
 from kineograph.checkpoints.ldm import load_image_file
 from kineograph.checkpoints.lora import add_lora
 from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_folder
-from kineograph.checkpoints.original import load_original, needs_base
+from kineograph.checkpoints.original import is_picture_file, load_original, load_picture_file, needs_base
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
 from kineograph.checkpoints.sdxl import is_xl, load_xl_file
 from kineograph.checkpoints.single_files import SingleFile, read_single
 from kineograph.checkpoints.svd import load_svd_file
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
+from kineograph.models.picture import RESAMPLER, PictureVideoModel, load_picture_video
 from kineograph.models.video_unet import UNETS
 from kineograph.models.weights import read_json
 from kineograph.systems.svd_folder import PIPELINE, load_stable_video_diffusion
@@ -25,13 +26,13 @@ from kineograph.systems.svd_folder import PIPELINE, load_stable_video_diffusion
 if TYPE_CHECKING:
     from kineograph.models.image_to_video import ImageToVideoModel
 
+Loaded = Union[LatentVideoModel, PictureVideoModel, "ImageToVideoModel"]
+"""What a path holds: a model of prompts, of a prompt and a picture, or of a picture."""
 ADAPTER = "motion_adapter"
 """Where a pipeline's folder keeps motion modules."""
 
 
-def load_checkpoint(
-    path: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()
-) -> LatentVideoModel | ImageToVideoModel:
+def load_checkpoint(path: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()) -> Loaded:
     """Load a model in any layout that is known.
 
     Args:
@@ -52,13 +53,13 @@ def load_checkpoint(
     return model
 
 
-def load_folder(folder: Path, base: str | Path | None) -> LatentVideoModel | ImageToVideoModel:
+def load_folder(folder: Path, base: str | Path | None) -> Loaded:
     """Load a model folder, or a folder of motion modules on its base."""
     if (folder / INDEX).is_file():
         no_base(folder, base)
         index = read_index(folder)
         if "kineograph" in index:
-            return load_latent_video(folder)
+            return load_picture_video(folder) if (folder / RESAMPLER).is_dir() else load_latent_video(folder)
         if index.get("_class_name") == PIPELINE:
             return load_stable_video_diffusion(folder)
         if (folder / ADAPTER / "config.json").is_file() and is_image(folder):
@@ -90,7 +91,7 @@ def is_image(folder: Path) -> bool:
     return read_json(folder / "unet" / "config.json").get("_class_name") in UNETS
 
 
-def load_file(path: Path, base: str | Path | None) -> LatentVideoModel | ImageToVideoModel:
+def load_file(path: Path, base: str | Path | None) -> Loaded:
     """Load a single file, on its base where it holds only a part.
 
     Raises:
@@ -114,7 +115,7 @@ def load_file(path: Path, base: str | Path | None) -> LatentVideoModel | ImageTo
     if needs_base(file):
         return load_original(file, load_base(base, path))
     no_base(path, base)
-    return load_original(file, None)
+    return load_picture_file(file) if is_picture_file(file) else load_original(file, None)
 
 
 def no_base(path: Path, base: str | Path | None) -> None:

@@ -21,6 +21,7 @@ from kineograph.checkpoints.networks import key_map
 from kineograph.checkpoints.single_files import unwrapped
 from kineograph.errors import InputError, WeightsError
 from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.picture import PictureVideoModel
 from kineograph.models.weights import check_finite, read_weights
 from kineograph.systems import systems
 
@@ -70,7 +71,7 @@ class Change:
         return product * (1.0 if self.alpha is None else self.alpha / down.shape[0])
 
 
-def add_lora(model: LatentVideoModel | ImageToVideoModel, given: str | Path) -> int:
+def add_lora(model: LatentVideoModel | PictureVideoModel | ImageToVideoModel, given: str | Path) -> int:
     """Add a LoRA to a model's weights, in place.
 
     Args:

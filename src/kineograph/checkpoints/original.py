@@ -14,16 +14,20 @@ from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.ldm import SCHEDULER, load_text, load_vae
 from kineograph.checkpoints.motion import file_modules, put_on
 from kineograph.checkpoints.networks import unfilled
+from kineograph.checkpoints.open_clip import image_to_theirs
 from kineograph.checkpoints.pipelines import settings_for
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
+from kineograph.checkpoints.svd import image_encoder
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.picture import PictureTokens, PictureVideoModel, resampler_of
 from kineograph.models.text import TextEncoder
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems import systems
 from kineograph.systems.card import System
+from kineograph.systems.videocrafter import join_keys_values, resampler_keys, split_keys_values
 from kineograph.systems.videocrafter import process as published_process
 from kineograph.temporal.inflate import load_checked
 
@@ -43,7 +47,9 @@ def load_network(file: SingleFile) -> VideoUNet:
     image = shapes.image_unet(weights, str(file.path))
     if "class_embedding.linear_1.weight" in weights:
         image["class_embed_type"] = "timestep"
-    network = unfilled(lambda: system.build(_options(file.kind.name, weights, image), UNet2DConditionModel(**image)))
+    queries = file.tensors.get(f"{PICTURES}latents")
+    options = _options(file.kind.name, weights, image, 0 if queries is None or queries.ndim != 3 else queries.shape[1])
+    network = unfilled(lambda: system.build(options, UNet2DConditionModel(**image)))
     load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{file.path}'")
     return network.eval()
 
@@ -53,7 +59,7 @@ def _diffusers_levels(theirs: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: config[name] for name in ("down_block_types", "up_block_types", "layers_per_block")}
 
 
-def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any]) -> Any:
+def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any], picture_tokens: int) -> Any:
     """Return a system's configuration, read off its weights in our names."""
     config = systems()[name].config
     if name == "lavie":
@@ -65,6 +71,7 @@ def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any])
     if name == "videocrafter":
         options["relative"] = (tables[0].shape[0] - 1) // 2 if tables else None
         options["convolutions"] = any("resnets.0.temporal." in key for key in weights)
+        options["picture_tokens"] = picture_tokens
     return config(**options)
 
 
@@ -104,9 +111,43 @@ def data_scale(file: SingleFile, network: VideoUNet) -> tuple[float, int] | None
     wanted = torch.cat([torch.linspace(1, least, length, dtype=torch.float64), table[length:].new_full((1,), least)])
     if not 0 < least <= 1 or not torch.allclose(table[:length], wanted[:length], atol=1e-3):
         raise WeightsError(
-            f"'{file.path}' scales its data by a table '{SCALES}' that does not fall evenly from 1, as all known ones do."
+            f"'{file.path}' scales its data by a table '{SCALES}' that does not fall evenly from 1, as the published "
+            "ones do."
         )
     return None if least == 1 else (round(least, 3), length)
+
+
+PICTURES, EMBEDDER = "image_proj_model.", "embedder.model."
+"""VideoCrafter1's resampler of pictures and the image encoder before it (`LatentVisualDiffusion`)."""
+
+
+def load_picture_file(file: SingleFile) -> PictureVideoModel:
+    """Build VideoCrafter1's image-to-video model from its single file.
+
+    Raises:
+        WeightsError: A part is missing or does not fit.
+    """
+    parts = load_original(file, None)
+    fps = systems()["videocrafter"].preset("i2v").fps
+    parts = LatentVideoModel(parts.network, parts.autoencoder, parts.text, replace(parts.settings, fps=float(fps)))
+    theirs = split_keys_values(part(file.tensors, PICTURES))
+    resampler = resampler_of(resampler_keys().to_ours(theirs), str(file.path))
+    return PictureVideoModel(parts, PictureTokens(image_encoder(file, EMBEDDER), resampler))
+
+
+def picture_tensors(model: PictureVideoModel) -> dict[str, Tensor]:
+    """Return the weights that read pictures in the names of VideoCrafter1's file."""
+    resampler = join_keys_values(resampler_keys().to_theirs(model.pictures.resampler.state_dict()))
+    tower = image_to_theirs(model.pictures.encoder.model.state_dict())
+    return {
+        **{PICTURES + key: value for key, value in resampler.items()},
+        **{f"{EMBEDDER}visual.{key}": value for key, value in tower.items()},
+    }
+
+
+def is_picture_file(file: SingleFile) -> bool:
+    """Say whether a file is an image-to-video model of VideoCrafter's kind."""
+    return any(key.startswith(PICTURES) for key in file.tensors)
 
 
 def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel:
@@ -123,7 +164,7 @@ def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel
     if base is not None and name == "motion_module":
         return put_on(file_modules(file.path, file.tensors), base)
     if base is None:
-        check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
+        check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT, PICTURES, EMBEDDER))
     network, system = load_network(file), systems()[name]
     vae, text = _of_base(file, base, network) if base else (load_vae(file), load_text(file))
     settings = settings_for(name, file.path.stem, process_config(system), _unsized(network), vae.factor)

@@ -48,7 +48,7 @@ def load_svd_file(file: SingleFile) -> ImageToVideoModel:
         wave_channels=network.config["projection_class_embeddings_input_dim"] // 3,
         licence=SYSTEM.card.weights_license,
     )
-    return ImageToVideoModel(network, _autoencoder(file), _image_encoder(file), settings)
+    return ImageToVideoModel(network, _autoencoder(file), image_encoder(file, CLIP), settings)
 
 
 def _network(file: SingleFile, num_frames: int) -> VideoUNet:
@@ -90,13 +90,22 @@ def _identity_quant(weights: Mapping[str, Tensor], where: str) -> dict[str, Tens
     return {"quant_conv.weight": torch.eye(channels)[:, :, None, None], "quant_conv.bias": torch.zeros(channels)}
 
 
-def _image_encoder(file: SingleFile) -> ImageEncoder:
+def image_encoder(file: SingleFile, prefix: str) -> ImageEncoder:
+    """Build OpenCLIP's image encoder from a single file.
+
+    Args:
+        file: The file.
+        prefix: What its weights' names begin with; what is left of the text tower may stand there too.
+
+    Raises:
+        WeightsError: There is none, or a weight is unknown or of another shape.
+    """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    where, tower = str(file.path), part(file.tensors, f"{CLIP}visual.")
+    where, tower = str(file.path), part(file.tensors, f"{prefix}visual.")
     if not tower:
-        raise WeightsError(f"'{where}' holds no image encoder (no weight begins with '{CLIP}visual.').")
-    others = [key for key in part(file.tensors, CLIP) if not key.startswith(("visual.", *UNUSED_CLIP))]
+        raise WeightsError(f"'{where}' holds no image encoder (no weight begins with '{prefix}visual.').")
+    others = [key for key in part(file.tensors, prefix) if not key.startswith(("visual.", *UNUSED_CLIP))]
     if others:
         raise WeightsError(f"'{where}' holds unknown weights of CLIP, such as {', '.join(others[:3])}.")
     weights = image_to_ours(tower)

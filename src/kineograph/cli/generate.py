@@ -115,41 +115,32 @@ def run(args: Args) -> int:
     return 0
 
 
-FOR_PROMPTS = ("words", "prompt", "prompts", "negative_prompt", "sampler", "system")
-"""Arguments that mean nothing to a model that starts from a picture."""
+FOR_ONE_PROMPT = ("words", "prompt", "negative_prompt")
+"""Arguments that mean nothing to a model that starts from a picture alone."""
+FOR_PROMPTS = (*FOR_ONE_PROMPT, "prompts", "sampler", "system")
+"""Arguments of models that start from prompts."""
+OTHER_KINDS = ("prompts", "sampler", "system")
+"""Arguments that mean nothing to a model that is given a picture, with a prompt or without."""
 
 
 def _run_on_picture(args: Args, image: Path) -> int:
-    """Generate and save one clip that starts at a picture.
+    """Generate and save one clip from a picture, and from a prompt where the model takes both.
 
     Raises:
-        InputError: The model wants prompts, or a flag is given that only prompts go with.
+        InputError: The model wants prompts alone, or a flag is given that it does not take.
     """
-    _refuse(args, (*FOR_PROMPTS, "between"), "--image", "the picture takes its place")
+    _refuse(args, (*OTHER_KINDS, "between"), "--image", "a picture makes one clip, in the model's own way")
     (file,) = _files(args.output, ["clip"])
 
-    from kineograph.sampling.generate import load
-    from kineograph.sampling.image_to_video import ImageToVideo
+    from kineograph.sampling.generate import Model, load
 
     model = load(args.model, base=args.base, lora=args.lora)
-    if not isinstance(model, ImageToVideo):
+    if isinstance(model, Model):
         raise InputError(
             f"'{args.model}' makes clips from prompts; leave --image out, or take an image-to-video model."
         )
-    fps = None if args.fps is None else round(args.fps)
     with _steps(1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
-        video = model.generate(
-            image,
-            seed=args.seed,
-            num_frames=args.num_frames,
-            height=args.height,
-            width=args.width,
-            num_inference_steps=args.num_inference_steps,
-            max_guidance_scale=args.guidance_scale,
-            fps=fps,
-            precision=args.precision,
-            callback=callback,
-        )
+        video = _from_picture(model, args, image, callback)
     return _save(video, file, {"image": image}, args)
 
 
@@ -211,18 +202,13 @@ def _from_picture(model: PictureAndText | ImageToVideo, args: Args, image: Path,
     common |= {"num_inference_steps": args.num_inference_steps, "callback": callback}
     fps = None if args.fps is None else round(args.fps)
     if isinstance(model, ImageToVideo):
-        _refuse(args, FOR_PROMPTS, "the picture takes its place")
+        _refuse(args, FOR_ONE_PROMPT, "--image", "the picture takes its place")
         return model.generate(image, max_guidance_scale=args.guidance_scale, fps=fps, **common)
-    (prompt,), _ = _one_prompt(args)
-    negative, scale = args.negative_prompt, args.guidance_scale
-    return model.generate(prompt, image, negative_prompt=negative, guidance_scale=scale, fps=fps, **common)
-
-
-def _one_prompt(args: Args) -> tuple[list[str], list[int]]:
-    prompts, seeds = _prompts(args)
+    prompts, _ = _prompts(args)
     if len(prompts) != 1:
         raise InputError(f"With --image there is one prompt, not {len(prompts)}.")
-    return prompts, seeds
+    negative, scale = args.negative_prompt, args.guidance_scale
+    return model.generate(prompts[0], image, negative_prompt=negative, guidance_scale=scale, fps=fps, **common)
 
 
 def _prompts(args: Args) -> tuple[list[str], list[int]]:

@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 
 import kineograph
-from kineograph.checkpoints.load import load_checkpoint
+from kineograph.checkpoints.load import Loaded, load_checkpoint
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
 from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device, has_bf16
 from kineograph.models.image_to_video_folder import holds_image_to_video, load_image_to_video_folder
 from kineograph.models.latent_video import Condition, LatentVideoModel, draw_noise, step_noise
+from kineograph.models.picture import PictureVideoModel
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.video import Video
 
 if TYPE_CHECKING:
-    from kineograph.models.image_to_video import ImageToVideoModel
     from kineograph.sampling.image_to_video import ImageToVideo
+    from kineograph.sampling.picture_and_text import PictureAndText
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
 MAX_SEED = 2**63 - 1
@@ -331,9 +332,7 @@ def _fetched(name: str) -> Path:
         ) from error
 
 
-def open_model(
-    name: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()
-) -> LatentVideoModel | ImageToVideoModel:
+def open_model(name: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()) -> Loaded:
     """Load the parts of a model, in float32 on the CPU. See `load`.
 
     Raises:
@@ -355,7 +354,7 @@ def load(
     lora: Sequence[str] = (),
     system: str = "",
     device: str | torch.device | None = None,
-) -> Model | ImageToVideo:
+) -> Model | PictureAndText | ImageToVideo:
     """Load a model. The licences of its weights are shown on stderr.
 
     Args:
@@ -367,7 +366,8 @@ def load(
         device: Where to put it; None takes the accelerator if there is one.
 
     Returns:
-        The model, ready to `generate` from prompts; for Stable Video Diffusion an `ImageToVideo`, from a picture.
+        The model, ready to `generate` from prompts; for Stable Video Diffusion an `ImageToVideo`, from a picture; for
+        VideoCrafter's image-to-video model a `PictureAndText`, from both.
 
     Raises:
         WeightsError: There is no such model, or its files do not fit.
@@ -383,6 +383,10 @@ def load(
     parts.to(torch.device(device) if device is not None else best_device())
     if isinstance(parts, LatentVideoModel):
         return Model(parts)
+    if isinstance(parts, PictureVideoModel):
+        from kineograph.sampling.picture_and_text import PictureAndText
+
+        return PictureAndText(parts.parts, parts.pictures)
     from kineograph.sampling.image_to_video import ImageToVideo
 
     return ImageToVideo(parts)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from kineograph.diffusion import samplers
 from kineograph.diffusion.guidance import classifier_free
+from kineograph.diffusion.levels import Levels
 from kineograph.errors import InputError
-from kineograph.models.latent_video import LatentVideoModel, draw_noise, step_noise
+from kineograph.models.latent_video import LatentVideoModel, Settings, draw_noise, step_noise
 from kineograph.models.picture import PictureTokens
-from kineograph.sampling.generate import MAX_SEED, Progress, check_finite
+from kineograph.sampling.generate import MAX_SEED, SCHEDULER, Progress, check_finite
 from kineograph.sampling.generate import _autocast as autocast
 from kineograph.sampling.generate import _versions as versions
 from kineograph.sampling.image_to_video import Picture, prepare_picture
@@ -44,6 +45,11 @@ class PictureAndText:
             )
         self.parts, self.pictures = parts, pictures
 
+    @property
+    def settings(self) -> Settings:
+        """How the model wants to be used: size, frames, steps, guidance."""
+        return self.parts.settings
+
     def generate(
         self,
         prompt: str,
@@ -57,6 +63,7 @@ class PictureAndText:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         eta: float = ETA,
+        fps: float | None = None,
         precision: str = "auto",
         callback: Progress | None = None,
     ) -> Video:
@@ -74,6 +81,7 @@ class PictureAndText:
             num_inference_steps: Steps of DDIM, from 1 to the number of timesteps.
             guidance_scale: 1 is no guidance.
             eta: Share of fresh noise in each step, 0 to 1.
+            fps: Frames per second written into the clip; None takes the trained rate.
             precision: `"auto"`, `"bf16"` or `"fp32"`.
             callback: Called after each step.
 
@@ -99,11 +107,18 @@ class PictureAndText:
             latents = self._sample(prompt, image, seed, options, callback)
             frames = self.parts.autoencoder.decode(check_finite(latents, "the denoiser"))[0].float()
         made = {"model": own.name, "prompt": prompt, "seed": seed, **options, "versions": versions()}
-        return Video(check_finite(frames, "the decoder").cpu(), own.fps, metadata=made)
+        return Video(check_finite(frames, "the decoder").cpu(), fps or own.fps, metadata=made)
 
     def context(self, prompt: str, picture: Tensor) -> Tensor:
         """Return the tokens `(1, text + picture, channels)` of a prompt and a picture `(1, 3, height, width)`."""
         return self.pictures.beside(self.parts.text([prompt]), picture)
+
+    def _levels(self, steps: int) -> Levels:
+        """Return the noise levels: the authors' for a checkpoint that brings its scheduler."""
+        parts = self.parts
+        if parts.settings.sampler == SCHEDULER:
+            return parts.plan.levels(steps)
+        return parts.schedule.levels(parts.schedule.timesteps(steps))
 
     @torch.no_grad()
     def _sample(
@@ -115,7 +130,7 @@ class PictureAndText:
         given = self.context(prompt, picture)
         grey = self.context(options["negative_prompt"], torch.zeros_like(picture))
         guided = classifier_free(parts.denoiser(), given, grey, options["guidance_scale"])
-        levels = parts.schedule.levels(parts.schedule.timesteps(options["num_inference_steps"]))
+        levels = self._levels(options["num_inference_steps"])
         x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
         noise = step_noise(parts.settings, shape[0], [seed])
         return samplers.ddim(guided, x, levels, eta=options["eta"], noise=noise, callback=callback)

@@ -53,6 +53,7 @@ class VideoCrafterConfig:
         convolutions: Also a temporal convolution after every ResNet block (version 2).
         conv_dropout: Dropout inside it (0.1).
         picture_tokens: The last so many tokens of the context are a picture's (image-to-video: 16).
+        fps: Frame rate that the authors' scripts tell it (28; image-to-video: 8, scripts/run_image2video.sh).
         single_frame: `"run"`: temporal layers also see clips of one frame; `"skip"`: one frame is an image.
     """
 
@@ -63,6 +64,7 @@ class VideoCrafterConfig:
     convolutions: bool = True
     conv_dropout: float = 0.1
     picture_tokens: int = 0
+    fps: int = 28
     single_frame: Literal["run", "skip"] = "run"
 
 
@@ -105,7 +107,7 @@ def process(told_fps: bool, convolutions: bool) -> Process:
 PRESETS = {
     "v2": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}),
     "v1": VideoCrafterConfig(relative=16, convolutions=False),
-    "i2v": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}, picture_tokens=16),
+    "i2v": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}, picture_tokens=16, fps=8),
     "tiny": VideoCrafterConfig(
         image=tiny_stable_diffusion_2(norm_num_groups=8),
         head_dim=8,
@@ -167,6 +169,29 @@ def split_keys_values(tensors: Mapping[str, Any]) -> dict[str, Any]:
         stem = name.removesuffix("kv.weight")
         split |= {f"{stem}k.weight": keys, f"{stem}v.weight": values}
     return split
+
+
+def join_keys_values(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Join each `to_k` and `to_v` weight to `to_kv`; the inverse of `split_keys_values`."""
+    import torch
+
+    joined = dict(tensors)
+    for name in [name for name in tensors if name.endswith("to_k.weight")]:
+        stem = name.removesuffix("k.weight")
+        joined[f"{stem}kv.weight"] = torch.cat([joined.pop(f"{stem}{part}.weight") for part in "kv"])
+    return joined
+
+
+def scale_table(data_scale: tuple[float, int], convolutions: bool) -> Any:
+    """Return the table of factors in the authors' files, float32.
+
+    With version 2's configuration it is longer than the process (`fix_scale_bug` false); their code wants it so.
+    """
+    import torch
+
+    end, fall = data_scale
+    rest = torch.full((1000 if convolutions else 1000 - fall,), end)
+    return torch.cat([torch.linspace(1, end, fall, dtype=torch.float64).float(), rest])
 
 
 SYSTEM = System(
