@@ -1,11 +1,18 @@
 """Time curation on one core beside bare decoding and beside PySceneDetect, on one film.
 
     python benchmarks/curation.py FILM [--seconds 120] [--rounds 3] [--whole] [--json OUT]
+    python benchmarks/curation.py FILM --workers 1 2 [--rounds 3]
+    python benchmarks/curation.py FILM --lengths 1 2 4 8 [--svg OUT.svg]
 
 All rivals take turns, in rounds, in one process on one thread; numbers are medians of processor time. The film is cut
 (by copying packets) to its first seconds. Rivals: decoding alone (PyAV, one thread); the same with PySceneDetect's
 ContentDetector and AdaptiveDetector at their defaults fed through its own PyAV backend; our whole analysis (decode,
 three-level cascade, optical flow, pictures for strips). Also: stream copy of clips, and the memory of one analysis.
+
+With --workers a whole run of `kineograph curate` over the one film (split into stretches if it is long enough) is timed
+by the clock with so many workers each, in turns: for this the machine must have that many idle cores. With --lengths
+the film's first minutes, so many each, are curated in one go by a fresh child each; processor time and peak resident
+memory of that child are printed and drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -117,6 +125,83 @@ def peak_memory(film: Path) -> float:
     return float(done.stdout)
 
 
+def side_by_side(film: Path, workers: list[int], rounds: int) -> None:
+    """Print the wall time of a whole run with so many workers each, and how often faster it is than with the first."""
+    from kineograph.curation.run import curate
+
+    spent: dict[int, list[float]] = {count: [] for count in workers}
+    for _ in range(rounds):
+        for count in workers:
+            with tempfile.TemporaryDirectory() as folder:
+                raw = Path(folder) / "raw"
+                raw.mkdir()
+                shutil.copy(film, raw)
+                start = time.monotonic()
+                made = curate(raw, Path(folder) / "out", workers=count)
+                spent[count].append(time.monotonic() - start)
+    print(f"{film.name}: {made.clips} clips; load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+    first = statistics.median(spent[workers[0]])
+    for count, times in spent.items():
+        value = statistics.median(times)
+        print(f"{count} workers {value:8.1f} s by the clock, {first / value:5.2f} x as fast as {workers[0]}")
+
+
+CHILD = """
+import json, resource, sys, time
+from kineograph.curation import pipeline
+from kineograph.curation.config import from_json
+from kineograph.curation.worker import _spare_pandas
+_spare_pandas()
+item = {"path": sys.argv[1], "shown": "film", "source_id": "00" * 20, "out": sys.argv[2]}
+config = from_json({"limits": {"split_minutes": 0}})
+start = time.process_time()
+made = pipeline.process({**item, "config": config.to_json()}, lambda seconds: None)
+spent, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({**made, "spent": spent, "peak": peak}))
+"""
+
+
+def lengths(film: Path, minutes: list[float], svg: Path | None) -> None:
+    """Print, and draw, what the first minutes of a film cost a child that curates them in one go."""
+    found = []
+    for value in minutes:
+        with tempfile.TemporaryDirectory() as name:
+            part = head(film, 60 * value, Path(name))
+            command = [sys.executable, "-c", CHILD, str(part), f"{name}/out"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+        one = found[-1]
+        print(
+            f"{one['seconds'] / 60:5.2f} min of film: {one['spent']:6.1f} s of processor time "
+            f"({one['seconds'] / one['spent']:.1f} x real time), {one['peak']:4.0f} MB, {one['clips']} clips",
+            flush=True,
+        )
+    if svg:
+        draw(found, svg)
+
+
+def draw(found: list[dict], svg: Path) -> None:
+    """Draw processor time and peak memory over length."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "curation", "font.size": 9})
+    x = [one["seconds"] / 60 for one in found]
+    slope = sum(a * one["spent"] for a, one in zip(x, found, strict=True)) / sum(a * a for a in x)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
+    left.plot([0, x[-1]], [0, slope * x[-1]], color="0.7", label=f"{slope:.1f} s per minute of film")
+    left.plot(x, [one["spent"] for one in found], "o", color="#2a6fb0")
+    left.set(xlabel="minutes of film", ylabel="processor time / s", ylim=(0, None), xlim=(0, None))
+    left.legend(frameon=False)
+    right.axhline(TARGETS["peak MB"], color="0.7", label="goal")
+    right.plot(x, [one["peak"] for one in found], "o-", color="#2a6fb0")
+    right.set(xlabel="minutes of film", ylabel="peak memory / MB", ylim=(0, 330), xlim=(0, None))
+    right.legend(frameon=False)
+    figure.savefig(svg, metadata={"Date": None})
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,7 +210,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--whole", action="store_true", help="also measure the memory of the whole film's analysis")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--workers", type=int, nargs="+", help="only time whole runs with so many workers each")
+    parser.add_argument("--lengths", type=float, nargs="+", help="only measure the first so many minutes each")
+    parser.add_argument("--svg", type=Path)
     told = parser.parse_args()
+    if told.workers:
+        return side_by_side(told.film, told.workers, told.rounds)
+    if told.lengths:
+        return lengths(told.film, told.lengths, told.svg)
     import cv2
 
     cv2.setNumThreads(1)

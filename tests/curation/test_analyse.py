@@ -10,8 +10,9 @@ from films import SIZE, decoded, dissolve, fade, join, shot, write
 
 from kineograph.curation.album import Album
 from kineograph.curation.analyse import analyse, fill, nearest
+from kineograph.curation.analyse import decoded as frames_of
 from kineograph.curation.config import Limits, MotionConfig
-from kineograph.curation.probe import Rejected
+from kineograph.curation.probe import Rejected, footage
 
 UNIT = 12800 // 24  # of an MP4 of 24 frames per second, if its time base is 1/12800
 
@@ -256,10 +257,156 @@ def test_a_size_change_in_the_middle_is_a_cut(films, tmp_path):
     assert found.sizes[0][0] in found.hard_cuts
 
 
-def test_interlaced_films_are_counted_as_such(films, two_shots):
-    path = write(films / "interlaced.mpg", two_shots, fps=25, codec="mpeg2video", options={"flags": "+ildct+ilme"})
+# Kinds of film ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("fields.mpg", {"fps": 25, "codec": "mpeg2video", "options": {"flags": "+ildct+ilme"}}),
+        ("fields.mp4", {"options": {"x264-params": "tff=1"}}),
+    ],
+)
+def test_interlaced_frames_are_counted(films, two_shots, name, told):
+    _, found = analyse(str(write(films / name, two_shots, **told)))
+    assert (len(found.pts), found.interlaced) == (72, 72)
+    assert len(found.hard_cuts) == 1
+
+
+X265 = "log-level=none:pools=1:frame-threads=1"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "transfer"),
+    [
+        ("pq.mp4", "libx264", "smpte2084"),
+        ("hlg.mp4", "libx264", "arib-std-b67"),
+        ("pq.mkv", "libx265", "smpte2084"),
+        ("sdr.mp4", "libx264", "bt709"),
+    ],
+)
+def test_the_transfer_characteristics_are_noted(films, two_shots, name, codec, transfer):
+    """Pictures of high dynamic range are not tone mapped, so that whoever selects must be able to leave them out."""
+    colours = f"transfer={transfer}:colorprim=bt2020:colormatrix=bt2020nc"
+    options = {"x264-params": colours} if codec == "libx264" else {"x265-params": f"{X265}:{colours}"}
+    told = {"codec": codec, "pixel_format": "yuv420p10le", "options": options}
+    facts, found = analyse(str(write(films / name, two_shots, **told)))
+    assert (found.transfer, found.pixel_format) == (transfer, "yuv420p10le")
+    assert seconds(found, facts, found.hard_cuts) == [1.5]
+
+
+@pytest.mark.parametrize(("name", "codec", "kind"), [("alpha.mkv", "ffv1", "yuva420p"), ("alpha.mov", "png", "rgba")])
+def test_alpha_is_named_and_ignored(films, two_shots, tmp_path, name, codec, kind):
+    """Colours count as they are stored, however transparent."""
+    path = films / name
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=24)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, kind
+        for i, picture in enumerate(two_shots):
+            veiled = np.dstack([picture, np.full(SIZE, i % 256, np.uint8)])
+            frame = av.VideoFrame.from_ndarray(veiled, format="rgba").reformat(format=kind)
+            frame.pts = i
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with Album(tmp_path / "album") as album:
+        facts, found = analyse(str(path), album=album)
+        picture = album.at(0)[..., ::-1]
+    assert found.pixel_format == kind
+    assert seconds(found, facts, found.hard_cuts) == [1.5]
+    assert np.abs(picture.astype(int) - two_shots[0]).mean() < 8, "chroma is halved"
+
+
+def test_decoding_times_below_zero(films, two_shots):
+    """As reordered pictures have them at the start of an MP4."""
+    path = write(films / "reordered.mp4", two_shots, options={"preset": "veryfast", "bf": "2"})
+    with av.open(str(path)) as container:
+        assert next(container.demux(container.streams.video[0])).dts < 0, "the fixture has none"
+    facts, found = analyse(str(path))
+    assert (len(found.pts), found.pts[0]) == (72, 0)
+    assert seconds(found, facts, found.hard_cuts) == [1.5]
+
+
+def test_presentation_times_below_zero_are_hidden_frames(films, two_shots):
+    """An MP4 whose first half second lies before its beginning: players do not show it, and it does not count."""
+    pts = [i - 12 for i in range(72)]
+    told = {"pts": pts, "time_base": Fraction(1, 24), "container": {"avoid_negative_ts": "disabled"}}
+    facts, found = analyse(str(write(films / "early.mp4", two_shots, **told)))
+    assert (len(found.pts), found.pts[0], found.status) == (60, 0, "ok")
+    assert seconds(found, facts, found.hard_cuts) == [1.0]
+
+
+def test_packets_of_no_duration(films, two_shots):
+    """Two frames at one time: only the first can be shown."""
+    pts = [i + 2 * (i > 20) for i in range(72)]
+    path = write(films / "gap.mp4", two_shots, pts=pts, time_base=Fraction(1, 24))
+    content = bytearray(path.read_bytes())
+    table = content.index(b"stts") + 8
+    counts = np.frombuffer(content[table + 4 : table + 4 + 8 * 3], ">u4").reshape(3, 2)
+    assert int.from_bytes(content[table : table + 4], "big") == 3
+    assert counts[1][0] == 1, "not the one long frame"
+    content[table + 16 : table + 20] = bytes(4)
+    still = films / "still.mp4"
+    still.write_bytes(content)
+    with av.open(str(still)) as container:
+        stamps = [p.pts for p in container.demux(container.streams.video[0]) if p.size]
+    assert len(set(stamps)) == len(stamps) - 1
+    facts, found = analyse(str(still))
+    assert (len(found.pts), found.status) == (71, "ok")
+    assert all(np.diff(found.pts) > 0)
+    assert seconds(found, facts, found.hard_cuts) == pytest.approx([35 / 24])
+
+
+def test_a_data_stream_first(films, two_shots):
+    """The film is the second stream, among packets that nothing decodes."""
+    path = films / "data.ts"
+    with av.open(str(path), "w") as output:
+        data, video = output.add_data_stream("klv"), output.add_stream("libx264", rate=24)
+        video.height, video.width, video.pix_fmt = *SIZE, "yuv420p"
+        for i, picture in enumerate(two_shots):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = i
+            output.mux(video.encode(frame))
+            packet = av.Packet(b"\x06\x0e\x2b\x34" * 5)
+            packet.stream, packet.time_base = data, Fraction(1, 24)
+            packet.pts = packet.dts = i
+            output.mux(packet)
+        output.mux(video.encode(None))
+    facts, found = analyse(str(path))
+    assert (facts.stream, facts.video_streams) == (1, 1)
+    assert (found.status, len(found.pts), seconds(found, facts, found.hard_cuts)) == ("ok", 72, [1.5])
+
+
+def test_small_pictures_have_their_motion(films):
+    """A film of 48x64 pixels is no still."""
+    path = write(films / "tiny.mp4", shot(12, 72, (48, 64), pan=(0.5, 0)), options={"crf": "10"})
     _, found = analyse(str(path))
-    assert len(found.pts) == 72
+    assert found.flow_size == "64x48"
+    assert np.median(found.flow) == pytest.approx(6 / 48, rel=0.25)
+
+
+def test_decoding_is_single_threaded_and_silent(films, two_shots):
+    """FFmpeg's threads have hung on HEVC, and Python callbacks for its log in them."""
+    path = write(films / "threads.mp4", two_shots)
+    with footage(str(path)) as container:
+        assert av.logging.get_level() is None
+        stream = container.streams.video[0]
+        next(frames_of(container, stream))
+        assert stream.codec_context.thread_count == 1
+
+
+def test_containers_are_closed(films, two_shots):
+    """However it ends: whole, refused, or in an exception."""
+    path = write(films / "leak.mp4", two_shots)
+    text = films / "leak.txt"
+    text.write_text("no film")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        analyse(str(path), motion=MotionConfig("none"))
+        with pytest.raises(Rejected):
+            analyse(str(text))
+        with pytest.raises(Rejected):
+            analyse(str(path), limits=Limits(max_pixels=1))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 64])

@@ -147,12 +147,16 @@ def test_what_mp4_does_not_hold_is_encoded(tmp_path, name, codec):
     assert [len(decoded(file)[0]) for file in files] == [30, 31, 35]
 
 
-@pytest.mark.parametrize("name", ["h264.ts", "h264.mkv", "hevc.mp4", "tenbit.mp4", "odd.mkv"])
+@pytest.mark.parametrize("name", ["h264.ts", "h264.mkv", "hevc.mp4", "hevc.mkv", "tenbit.mp4", "odd.mkv"])
 def test_copies_from_other_containers_and_codecs(tmp_path, name):
     told = {
         "hevc.mp4": {
             "codec": "libx265",
             "options": {"x265-params": "log-level=none:pools=1:frame-threads=1:keyint=12"},
+        },
+        "hevc.mkv": {
+            "codec": "libx265",
+            "options": {"x265-params": "log-level=none:pools=1:frame-threads=1:keyint=12:min-keyint=12:bframes=3"},
         },
         "tenbit.mp4": {"pixel_format": "yuv420p10le"},
         "odd.mkv": {"fps": Fraction(30000, 1001)},

@@ -63,3 +63,11 @@ def test_scorers_are_made_by_name():
         scorer("overlya", {})
     with pytest.raises(InputError, match="options"):
         scorer("overlay", {"sise": 3})
+
+
+def test_configurations_share_nothing():
+    first = CurationConfig()
+    first.scorers["overlay"] = {"size": 3}
+    first.scorers.pop("text_area")
+    assert CurationConfig().scorers == {"text_area": {}, "overlay": {}}
+    assert scorer("overlay", {}).name == "overlay"

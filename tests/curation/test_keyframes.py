@@ -74,3 +74,20 @@ def test_the_last_frame_has_the_usual_duration():
     assert frame_duration(np.array([0, 40, 80, 200])) == 40
     assert frame_duration(np.array([7])) == 1
     assert frame_duration(np.array([0, 40]), 30) == 30
+
+
+def test_the_first_packets_of_matroska_get_decoding_times(tmp_path):
+    """It stores none, and FFmpeg leaves those of the first reordered packets open; the first keyframe must not go."""
+    from films import shot, write
+
+    x265 = "log-level=none:pools=1:frame-threads=1:keyint=12:min-keyint=12:bframes=3"
+    path = write(tmp_path / "film.mkv", shot(1, 36), codec="libx265", options={"x265-params": x265})
+    with footage(str(path)) as container:
+        raw = [packet.dts for packet in container.demux(container.streams.video[0]) if packet.size]
+    assert raw[0] is None, "the fixture has all its decoding times"
+    with footage(str(path)) as container:
+        found = index(container, container.streams.video[0])
+    assert len(found.pts) == 36
+    assert found.keyframes.tolist() == [0, 500, 1000]
+    assert (np.diff(found.dts) > 0).all()
+    assert (found.dts <= found.pts).all()

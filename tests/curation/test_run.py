@@ -14,6 +14,7 @@ from films import join, shot, write
 
 from kineograph.curation.config import CurationConfig, from_json
 from kineograph.curation.parts import read_part
+from kineograph.curation.pipeline import fail
 from kineograph.curation.run import curate, find, gc
 from kineograph.data.manifest import read_manifest
 from kineograph.errors import InputError
@@ -159,6 +160,25 @@ def test_sweeping_an_older_configuration(tmp_path, film):
     assert not (out / "tmp" / "9-9").exists()
 
 
+@pytest.mark.parametrize("status", ["timeout", "oom", "crashed", "quarantined"])
+def test_accidents_are_tried_again_on_demand(raw, tmp_path, status):
+    """And end in the bytes of a run without them; what is wrong with a file is not tried again."""
+    out = tmp_path / "out"
+    curate(raw, out, QUICK, executor_name="inline")
+    before = tree(out)
+    [part] = [p for p in (out / "parts/sources").iterdir() if read_part(p)[0]["status"] == "ok"]
+    told = {"path": str(raw / "good.mp4"), "shown": "below/copy.mp4", "out": str(out), "config": QUICK.to_json()}
+    fail({**told, "source_id": part.name.split(".")[0]}, status, "the machine was busy")
+    (out / "summary.json").unlink()
+    again = curate(raw, out, QUICK, resume=True, executor_name="inline")
+    assert (again.computed, again.sources["ok"], again.sources["failed"]) == (0, 0, 3)
+    assert again.clips == 0
+    retried = curate(raw, out, QUICK, resume=True, retry=True, executor_name="inline")
+    assert (retried.computed, retried.sources) == (1, {"in": 5, "ok": 1, "filtered": 2, "failed": 2})
+    assert tree(out) == before
+    assert curate(raw, out, QUICK, resume=True, retry=True, executor_name="inline").computed == 0
+
+
 def test_a_folder_of_results_needs_resume(raw, tmp_path):
     curate(raw, tmp_path / "out", QUICK, executor_name="inline")
     with pytest.raises(InputError, match="--resume"):
@@ -284,9 +304,15 @@ def many(folder: Path, film: Path, count: int) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_crash_a_hang_and_a_glutton_cost_only_themselves(tmp_path, film, executor, monkeypatch):
-    count = 8 if executor == "local" else 50
+@pytest.mark.parametrize(
+    ("executor", "count"),
+    [
+        ("local", 8),
+        pytest.param("local", 50, marks=pytest.mark.slow),  # fifty films and what hangs take time
+        pytest.param("ray", 50, marks=pytest.mark.slow),
+    ],
+)
+def test_a_crash_a_hang_and_a_glutton_cost_only_themselves(tmp_path, film, executor, count, monkeypatch):
     raw = many(tmp_path / "raw", film, count)
     for place, word in ((1, b"CRASH"), (4, b"HANG"), (6, b"GLUTTON")):
         (raw / f"{place:04}.mp4").write_bytes(word)

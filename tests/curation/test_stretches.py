@@ -73,7 +73,7 @@ def assert_the_same(path, told, least=3):
 def test_cuts_and_transitions_across_borders(tmp_path, everything):
     """A short stretch every few frames: borders fall before, into and after everything."""
     path = write(tmp_path / "film.mp4", everything, gop=8, options={"sc_threshold": "0", "bf": "2"})
-    for minutes in (0.012, 0.017, 0.025, 0.04):
+    for minutes in (0.012, 0.027):
         found = assert_the_same(path, config(limits={**LIMITS, "stretch_minutes": minutes}))
         assert len(found.hard_cuts) >= 2
         assert len(found.gradual) >= 3
@@ -81,7 +81,8 @@ def test_cuts_and_transitions_across_borders(tmp_path, everything):
 
 @pytest.mark.parametrize("name", ["film.mkv", "film.ts", "film.mov"])
 def test_containers(tmp_path, everything, name):
-    assert_the_same(write(tmp_path / name, everything, gop=24), config())
+    """With reordered pictures, whose decoding times Matroska does not store."""
+    assert_the_same(write(tmp_path / name, everything, gop=24, options={"preset": "veryfast", "bf": "2"}), config())
 
 
 def test_open_groups_of_pictures(tmp_path, everything):
@@ -89,9 +90,10 @@ def test_open_groups_of_pictures(tmp_path, everything):
     assert_the_same(open_gop(tmp_path / "open.mp4", everything, gop=16), config())
 
 
-def test_hevc(tmp_path, everything):
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
+def test_hevc(tmp_path, everything, name):
     x265 = "log-level=none:pools=1:frame-threads=1:keyint=24:min-keyint=24"
-    path = write(tmp_path / "film.mp4", everything, codec="libx265", options={"x265-params": x265})
+    path = write(tmp_path / name, everything, codec="libx265", options={"preset": "ultrafast", "x265-params": x265})
     assert_the_same(path, config())
 
 

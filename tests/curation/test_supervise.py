@@ -139,6 +139,22 @@ def test_the_bounded_queue_reads_items_as_places_become_free():
     running.close()
 
 
+def test_failures_free_their_places_once():
+    """A bound that failures loosen lets the queue, and memory, grow with their number."""
+    read, ended = [], 0
+
+    def items():
+        for i in range(200):
+            read.append(i)
+            yield {"what": "raise", "n": i}
+
+    for _, outcome in Local(1).run("tasks:work", items(), Allowance()):
+        assert outcome.status == "crashed"
+        ended += 1
+        assert len(read) <= ended + 6
+    assert ended == 200
+
+
 def test_an_error_while_feeding_comes_through():
     def items():
         yield {"what": "pid"}

@@ -35,6 +35,9 @@ class Run:
     resume: bool = False
     """Go on in a folder that holds results; only what is missing or has other parameters is computed."""
 
+    retry: bool = False
+    """With --resume, try films again that timed out, ran out of memory or crashed; other failures would come again."""
+
     executor: Literal["local", "ray", "inline"] = "local"
     """Where films are worked on: supervised children here, the same on a Ray cluster, or this process."""
 
@@ -205,6 +208,7 @@ def _run(args: Run) -> int:
             args.output,
             config,
             resume=args.resume,
+            retry=args.retry,
             executor_name=args.executor,
             workers=args.workers,
             media=args.media,

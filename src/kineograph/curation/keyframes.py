@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _PACKETS_BETWEEN_SIGNS = 5000
+_REORDERED = 64
+"""Most packets without a decoding time at a film's beginning; decoders reorder at most 16 pictures."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,31 @@ def frame_duration(pts: np.ndarray, given: int = 0) -> int:
 
 
 def packets(container: Any, stream: Any) -> Iterator[Any]:
-    """Yield a stream's packets that have content and times, in decoding order: those that an `Index` numbers."""
+    """Yield a stream's packets that have content and times, in decoding order: those that an `Index` numbers.
+
+    Matroska knows no decoding times, and FFmpeg cannot tell those of the first packets where pictures are reordered;
+    they are counted back from the first one that is known.
+    """
     by_dts = container.format.name == "avi"
+    waiting: list[Any] | None = []
     for packet in container.demux(stream):
-        if packet.size and packet.dts is not None and (by_dts or packet.pts is not None):
-            yield packet
+        if not packet.size or (packet.pts is None and not by_dts):
+            continue
+        if packet.dts is None:
+            if waiting is not None and packet.pts is not None:
+                waiting = [*waiting, packet] if len(waiting) < _REORDERED else None
+            continue
+        if waiting:
+            _count_back(waiting, packet)
+            yield from waiting
+        waiting = None
+        yield packet
+
+
+def _count_back(waiting: list[Any], known: Any) -> None:
+    """Give packets decoding times before that of the packet that follows them."""
+    for steps, packet in enumerate(reversed(waiting), 1):
+        packet.dts = known.dts - steps * max(known.duration or 1, 1)
 
 
 def index(container: Any, stream: Any, alive: Callable[[float], None] | None = None) -> Index:

@@ -34,6 +34,9 @@ FAILED = (
 )
 """What a failed source is called. Every source is `ok`, `filtered` or one of these, and is counted once."""
 
+ACCIDENTS = ("timeout", "oom", "crashed", "quarantined")
+"""Failures that may lie in the machine or its load; all others are properties of the file and come again."""
+
 STATUSES = (OK, FILTERED, *FAILED)
 
 HDR = frozenset({"smpte2084", "arib-std-b67"})

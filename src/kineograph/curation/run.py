@@ -120,6 +120,7 @@ def curate(
     config: CurationConfig | None = None,
     *,
     resume: bool = False,
+    retry: bool = False,
     executor_name: str = "local",
     workers: int | None = None,
     media: str | Path | None = None,
@@ -133,6 +134,7 @@ def curate(
         out: Folder for the results.
         config: What to compute; defaults where None.
         resume: Go on in a folder that holds results; what is done with the same parameters is kept.
+        retry: Work again on sources that failed by accident (`rows.ACCIDENTS`) when going on.
         executor_name: `"local"`, `"ray"` or `"inline"`.
         workers: Films worked on side by side.
         media: Where the films of a list are; the list's own folder where None.
@@ -154,6 +156,8 @@ def curate(
         _remember(place, config)
         listing = _listing(root, media)
         found = identify(root, place, listing)
+        if retry:
+            _forget_accidents(found, place, config)
         todo, computed = _todo(found, place, config, listing), 0
         tell = _Teller(progress, len(todo))
         for item, outcome in _processed(engine, process, todo, _allowance(config), progress):
@@ -306,6 +310,16 @@ def _todo(found: list[Found], out: Path, config: CurationConfig, listing: Listin
         else:
             items.append(item)
     return items
+
+
+def _forget_accidents(found: list[Found], out: Path, config: CurationConfig) -> None:
+    """Delete the parts of sources that failed by accident, and before that the summary that counts them."""
+    parts = [rows.source_part(out, one.source_id, config.fingerprint) for one in _firsts(found)]
+    failed = [part for part in parts if is_whole(part) and read_part(part)[0]["status"] in rows.ACCIDENTS]
+    if failed:
+        (out / SUMMARY_FILE).unlink(missing_ok=True)
+    for part in failed:
+        part.unlink()
 
 
 def _text(path: str, source: ListedSource | None) -> tuple[str, list[list[Any]]]:

@@ -207,12 +207,13 @@ def _from_keyframe(container: Any, stream: Any, stretch: Stretch) -> Iterator[An
         container.seek(stretch.dts - int(back / stream.time_base), stream=stream, backward=True)
         source = container.demux(stream)
         for packet in source:
-            if packet.dts is None or packet.dts > stretch.dts:
+            if packet.pts is None or not packet.is_keyframe or packet.pts < stretch.start:
+                continue
+            if packet.pts > stretch.start:
                 break
-            if (packet.dts, packet.pts) == (stretch.dts, stretch.start) and packet.is_keyframe:
-                yield packet
-                yield from source
-                return
+            yield packet
+            yield from source
+            return
     raise Unsure("its keyframe cannot be found again")
 
 
