@@ -15,6 +15,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -38,7 +39,6 @@ from kineograph.diffusion.solvers import dpm_solver_pp, heun, unipc
 HERE = Path(__file__).parent
 PROMPTS = ["red apple", "smiling face with hearts", "dog face", "woman dancing", "loudly crying face", "automobile"]
 RUNS = {
-    "DDPM 1000": (ddpm, 1000),
     "DDIM 1000": (ddim, 1000),
     "DDIM 50": (ddim, 50),
     "DDIM 20": (ddim, 20),
@@ -48,13 +48,23 @@ RUNS = {
     "DPM-Solver++ 12": (dpm_solver_pp, 12, "log_snr"),
     "DPM-Solver++ 20, trailing": (dpm_solver_pp, 20),
     "UniPC 20": (unipc, 20, "log_snr"),
+    "UniPC 16": (unipc, 16, "log_snr"),
     "UniPC 12": (unipc, 12, "log_snr"),
+    "DDPM 1000": (ddpm, 1000),
 }
 """Sampler, steps, and the spacing of timesteps where it is not trailing."""
 
 
-def compare_samplers(denoiser, schedule, noise, seeds, runs=None):
+def compare_samplers(denoiser, schedule, noise, seeds, runs=None, work=None):
     """Sample with each method from the same noise.
+
+    Args:
+        denoiser: What to sample with.
+        schedule: Its schedule.
+        noise: Where to start.
+        seeds: One for each clip.
+        runs: As `RUNS`.
+        work: Folder that keeps what each method made, so that a stopped comparison continues.
 
     Returns:
         For each method its samples (clips, frames, ...), and a record: seconds; the distance to DDIM with the most
@@ -64,10 +74,10 @@ def compare_samplers(denoiser, schedule, noise, seeds, runs=None):
     runs, results, records = runs or RUNS, {}, {}
     for name, (sampler, steps, *spacing) in runs.items():
         levels = schedule.levels(schedule.timesteps(steps, *spacing))
-        start = time.perf_counter()
         extra = {"noise": ClipGenerators(seeds)} if sampler is ddpm else {}
-        results[name] = sampler(denoiser, noise, levels, **extra)
-        records[name] = {"steps": steps, "seconds": time.perf_counter() - start}
+        make = lambda sampler=sampler, levels=levels, extra=extra: sampler(denoiser, noise, levels, **extra)
+        results[name], seconds = kept(None if work is None else work / f"{name}.npz", make)
+        records[name] = {"steps": steps, "seconds": seconds}
     exact = results[max((run[1], name) for name, run in runs.items() if run[0] is ddim)[1]]
     ancestral = next(results[name] for name, run in runs.items() if run[0] is ddpm)
     for name, samples in results.items():
@@ -75,6 +85,23 @@ def compare_samplers(denoiser, schedule, noise, seeds, runs=None):
         records[name]["mean_minus_ddpm"] = float((samples.mean() - ancestral.mean()) / ancestral.std())
         records[name]["deviation_over_ddpm"] = float(samples.std() / ancestral.std())
     return results, records
+
+
+def kept(path, make):
+    """Make samples, or read those of an earlier run; return them and the seconds they took."""
+    if path is not None and path.is_file():
+        stored = np.load(path)
+        return torch.from_numpy(stored["samples"]), float(stored["seconds"])
+    start = time.perf_counter()
+    samples = make()
+    seconds = time.perf_counter() - start
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (part := path.with_suffix(".part")).open("wb") as file:
+            np.savez(file, samples=samples.cpu().numpy(), seconds=seconds)
+        part.replace(path)
+        print(f"{path.stem}: {seconds:.0f} s", flush=True)
+    return samples, seconds
 
 
 def round_trips(denoiser, schedule, latents, condition, empty, scale, steps, null_text=True):
@@ -181,7 +208,7 @@ def run_samplers(options):
     noise = draw_noise(own, shape, seeds).to(parts.device)
     denoiser = classifier_free(parts.denoiser(), parts.text(options.prompts), _empty(parts, seeds), own.guidance_scale)
     with autocast(parts.device, options.precision):
-        results, records = compare_samplers(denoiser, parts.schedule, noise, seeds)
+        results, records = compare_samplers(denoiser, parts.schedule, noise, seeds, work=options.work)
     shown = [name for name in ("DDPM 1000", "DDIM 50", "DPM-Solver++ 20", "DPM-Solver++ 12") if name in results]
     clips = {name: parts.autoencoder.decode(results[name].float()) for name in shown}
     rows = [(f"{name}\n{prompt[:18]}", clips[name][k]) for k, prompt in enumerate(options.prompts) for name in shown]
@@ -262,6 +289,7 @@ def main():
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="steps; null-text at the first number")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"], help="of the network")
     parser.add_argument("--no-null-text", dest="null_text", action="store_false")
+    parser.add_argument("--work", type=Path, help="keeps the samples, so that a stopped comparison continues")
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="where picture and record go")
     options = parser.parse_args()
     {"samplers": run_samplers, "inversion": run_inversion}[options.what](options)

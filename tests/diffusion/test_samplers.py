@@ -88,6 +88,23 @@ def test_euler_and_ddim_are_of_order_one_not_two():
         assert 0.85 < order(ddim, process) < 1.15
 
 
+@pytest.mark.parametrize("bend", [0.0, 0.2])
+def test_third_order_is_exact_where_x0_is_a_line_and_takes_half_the_bend_of_a_parabola(bend):
+    """From its third step on; with u the log of alpha / sigma, x is `sigma` times the integral of `exp(u) x0(u)`."""
+    levels = Levels.of(VariancePreserving(), exponential_sigmas(6, 0.2, 5.0))
+    log_snr = [math.log(alpha / sigma) for alpha, sigma in zip(levels.alpha, levels.sigma, strict=True)]
+    told = dict(zip(levels.t, log_snr, strict=True))
+    parabola = lambda x, t, _=None: torch.full_like(x, 0.3 - 0.7 * told[t] + bend * told[t] ** 2)
+    area = lambda u: math.exp(u) * (0.3 - 0.7 * (u - 1) + bend * (u**2 - 2 * u + 2))
+    states = [torch.tensor([0.8], dtype=torch.float64)]
+    dpm_solver_pp(parabola, states[0], levels, order=3, callback=lambda step: states.append(step.x))
+    for i in range(2, 5):
+        h = log_snr[i + 1] - log_snr[i]
+        missing = levels.alpha[i + 1] * bend * (h**2 / 2 - h + 1 - math.exp(-h))
+        exact = levels.sigma[i + 1] * (states[i] / levels.sigma[i] + area(log_snr[i + 1]) - area(log_snr[i]))
+        torch.testing.assert_close(states[i + 1] + missing, exact, rtol=1e-12, atol=1e-12)
+
+
 def test_euler_is_ddim_and_is_the_first_order_solver():
     levels = Levels.of(Flow(), [*uniform_times(12), 0.0])
     x, denoiser = iid((2, 3, 4, 4), SEEDS), gaussian_denoiser(Flow())

@@ -20,7 +20,7 @@ from kineograph.errors import InputError, unknown
 
 Spacing = Literal["trailing", "leading", "linspace"]
 SPACINGS = ("trailing", "leading", "linspace", "log_snr")
-SECOND_OF_LOG_SNR = 0.98
+ENDS_OF_LOG_SNR = 0.98, 0.01
 BETA_RANGES = {
     "linear": (1e-4, 0.02),  # Ho et al. 2020, arXiv:2006.11239, sec. 4
     "scaled_linear": (0.00085, 0.012),  # Rombach et al. 2022, arXiv:2112.10752, released configurations
@@ -203,9 +203,10 @@ class Schedule:
         Args:
             num_steps: How many, in [1, T].
             spacing: `"trailing"` starts at T - 1 (right for zero terminal SNR), `"leading"` ends at 0, `"linspace"`
-                holds both ends. Source: Lin et al. 2023, arXiv:2305.08891, table 2. `"log_snr"` holds both ends, with
-                equal steps of the log SNR between, which high-order solvers like (Lu et al. 2022, arXiv:2206.00927,
-                sec. 3.4); its second timestep is at 0.98 T, since towards T - 1 the log SNR may fall without bound.
+                holds both ends. Source: Lin et al. 2023, arXiv:2305.08891, table 2. `"log_snr"` starts at T - 1 and
+                then takes equal steps of the log SNR, which high-order solvers like (Lu et al. 2022,
+                arXiv:2206.00927, sec. 3.4), from 0.98 T to 0.01 T: beyond them it may change without bound, and
+                steps there were measured to be wasted (`docs/process/samplers.md`).
             steps_offset: Added to every timestep of `"leading"`; Stable Diffusion 1 and 2 use 1.
 
         Returns:
@@ -233,7 +234,8 @@ class Schedule:
         """Choose the last timestep and others at equal steps of the log SNR, strictly falling."""
         last = self.num_timesteps - 1
         log_ratio = self.ratios.log()
-        ends = log_ratio[0].item(), log_ratio[round(SECOND_OF_LOG_SNR * last)].item()
+        second, lowest = (round(share * last) for share in ENDS_OF_LOG_SNR)
+        ends = log_ratio[lowest].item(), log_ratio[second].item()
         wanted = torch.linspace(*ends, max(1, num_steps - 1), dtype=torch.float64).flip(0)
         nearest = (log_ratio - wanted[:, None]).abs().argmin(dim=1)
         chosen = torch.cat([torch.tensor([last]), nearest])[:num_steps].tolist()

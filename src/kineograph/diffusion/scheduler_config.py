@@ -324,7 +324,7 @@ def _multistep_plan(name: str, fields: Mapping[str, Any]) -> Plan:
         use_beta_sigmas=(False,),
         use_exponential_sigmas=(False,),  # diffusers tells the network 998 or 999 first, as its rounding falls
         algorithm_type=("dpmsolver++", "sde-dpmsolver++"),
-        solver_order=(1, 2) if name.startswith("DPM") else (1, 2, 3),
+        solver_order=(1, 2) if fields.get("algorithm_type") == "sde-dpmsolver++" else (1, 2, 3),
         solver_type=("midpoint",) if name.startswith("DPM") else ("bh1", "bh2"),
         use_dynamic_shifting=(False,),
         predict_x0=(True,),
@@ -409,7 +409,6 @@ def _dpm_sampler(fields: Mapping[str, Any]) -> Callable[..., Tensor]:
     def sample(
         denoiser: Denoiser, x: Tensor, levels: Levels, condition: Any, *, noise: Any = None, callback: Any = None
     ) -> Tensor:
-        first_order_last = fields["euler_at_final"] or (fields["lower_order_final"] and len(levels) < 15)
         stochastic = fields["algorithm_type"] == "sde-dpmsolver++"
         assert not stochastic or noise is not None, "this scheduler draws noise: give a noise source"
         return solvers.dpm_solver_pp(
@@ -419,7 +418,8 @@ def _dpm_sampler(fields: Mapping[str, Any]) -> Callable[..., Tensor]:
             condition,
             order=fields["solver_order"],
             noise=noise if stochastic else None,
-            lower_order_final=first_order_last,
+            lower_order_final=fields["lower_order_final"] and len(levels) < 15,
+            euler_at_final=fields["euler_at_final"],
             callback=callback,
         )
 

@@ -8,6 +8,7 @@ and sigma). EDM, variance-preserving diffusion and flows differ only in how alph
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,11 +127,12 @@ def dpm_solver_pp(
     order: int = 2,
     noise: NoiseSource | None = None,
     lower_order_final: bool = False,
+    euler_at_final: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M), and SDE-DPM-Solver++(2M) when given noise (Lu et al. 2022, arXiv:2211.01095, alg. 2, app. D).
+    """DPM-Solver++(2M) and (3M), or SDE-DPM-Solver++(2M) when given noise (Lu et al. 2022, arXiv:2211.01095, app. D).
 
-    One call a step; the slope of x0 over `log(alpha / sigma)` comes from the step before. A step onto sigma = 0 is
+    One call a step; how x0 changes over `log(alpha / sigma)` comes from the steps before. A step onto sigma = 0 is
     always of first order, because its end lies at infinity.
 
     Args:
@@ -138,31 +140,49 @@ def dpm_solver_pp(
         x: Noise at the first level (batch, ...).
         levels: Where to go.
         condition: Handed to the denoiser.
-        order: 1 (DDIM, or DDIM with eta = 1 given noise) or 2.
+        order: 1 (DDIM, or DDIM with eta = 1 given noise), 2, or 3 (without noise).
         noise: Fresh noise for a state: solve the stochastic equation.
-        lower_order_final: Make the last step of first order even where sigma does not end at 0.
+        lower_order_final: Let the order fall to 2 and 1 in the last steps.
+        euler_at_final: Make the last step of first order even where sigma does not end at 0.
         callback: Called after each step.
 
     Returns:
         x at the last level.
     """
-    assert order in (1, 2), "order must be 1 or 2"
-    x, rises, before = working(x), levels.rises, None
+    assert order in (1, 2) or (order == 3 and noise is None), "order must be 1, 2, or without noise 3"
+    x, rises, history = working(x), levels.rises, []
     for i in range(len(levels)):
         _, sigma, alpha_to, sigma_to = levels.pair(i)
-        denoised = target = denoiser(x, levels.t[i], condition)
-        last = i == len(levels) - 1 and (lower_order_final or sigma_to == 0)
-        if order == 2 and before is not None and not last:
-            target = denoised + (denoised - before) * (rises[i] / (2 * rises[i - 1]))
-        decay = math.exp(-rises[i])
+        denoised, left = denoiser(x, levels.t[i], condition), len(levels) - i
+        first = left == 1 and (euler_at_final or sigma_to == 0)
+        used = 1 if first else min(order, left) if lower_order_final else order
+        history = [denoised, *history[: order - 1]]
+        target, decay = _extrapolated(history[:used], rises, i), math.exp(-rises[i])
         if noise is None:
             x = sigma_to / sigma * x + alpha_to * (1 - decay) * target
         else:
             x = sigma_to / sigma * decay * x + alpha_to * (1 - decay**2) * target
             x = x + sigma_to * math.sqrt(1 - decay**2) * noise(x) if sigma_to > 0 else x
-        before = denoised
         report(callback, levels, i, x, denoised)
     return x
+
+
+def _extrapolated(history: list[Tensor], rises: Sequence[float], i: int) -> Tensor:
+    """Return the x0 that, held through step i, lands where the polynomial through the estimates would.
+
+    Source: Lu et al. 2022, arXiv:2211.01095, eq. 14 (two estimates, newest first); their released code and diffusers
+    (three), whose weight of the square is half of what integrating the parabola gives, so that order 3 is a name.
+    """
+    if len(history) == 1:
+        return history[0]
+    h, slope = rises[i], (history[0] - history[1]) / rises[i - 1]
+    if len(history) == 2:
+        return history[0] + h / 2 * slope
+    earlier = (history[1] - history[2]) / rises[i - 2]
+    bend = (slope - earlier) / (rises[i - 1] + rises[i - 2])
+    rise = 1 - math.exp(-h)
+    linear, square = (h - rise) / rise, (h**2 / 2 - h + rise) / rise
+    return history[0] + linear * (slope + rises[i - 1] * bend) + square * bend
 
 
 @torch.no_grad()
