@@ -57,6 +57,22 @@ def test_no_clip_is_status_one(tmp_path, capsys):
     assert "1 unreadable" in capsys.readouterr().out
 
 
+def test_subsets_of_a_study(out, tmp_path, capsys):
+    words = ["curate", "subsets", str(out), str(tmp_path / "study"), "motion_mean"]
+    assert cli.main([*words, "--shares", "0", "50", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["selections"]
+    assert [one["name"] for one in made] == ["study-motion_mean-0", "study-motion_mean-50"]
+    assert made[1]["kept"] < made[0]["kept"] == made[0]["population"]
+    assert sorted(path.name for path in (tmp_path / "study" / "subsets").iterdir()) == [
+        "motion_mean-0.json",
+        "motion_mean-50.json",
+    ]
+    assert cli.main(words) == 0
+    assert "study-motion_mean-12.5: " in capsys.readouterr().out
+    assert cli.main([*words[:-1], "motoin_mean"]) == 2
+    assert "motion_mean" in capsys.readouterr().err
+
+
 def test_select_report_export(out, tmp_path, capsys):
     assert cli.main(["curate", "select", str(out), "motion_mean>=p34", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "default"

@@ -92,6 +92,26 @@ class Select:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subsets:
+    """Make the data sets of a threshold study: selections that drop 0, 12.5, 25 and 50 % of the clips on one axis."""
+
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Folder that `kineograph curate` wrote."""
+
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
+    """Folder of the study; made where it is missing."""
+
+    axis: Annotated[Positional[str], arg(metavar="AXIS")]
+    """What to drop by, such as motion_mean: the lowest values go, of text_area and overlay the highest."""
+
+    shares: Annotated[tuple[float, ...], arg(metavar="PERCENT")] = (0.0, 12.5, 25.0, 50.0)
+    """Percent to drop, one selection each (default: those of Stable Video Diffusion)."""
+
+    json: bool = False
+    """Print the selections as one JSON document."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Vote:
     """Compare models pair by pair: set up a study, vote in the terminal, or rank by the votes.
 
@@ -165,13 +185,14 @@ Args = (
     Annotated[Run, subcommand("run")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Select, subcommand("select")]
+    | Annotated[Subsets, subcommand("subsets")]
     | Annotated[Vote, subcommand("vote")]
     | Annotated[Export, subcommand("export")]
     | Annotated[Gc, subcommand("gc")]
 )
 
 
-def run(args: Run | Report | Select | Vote | Export | Gc) -> int:
+def run(args: Run | Report | Select | Subsets | Vote | Export | Gc) -> int:
     """Carry out one verb."""
     match args:
         case Run():
@@ -180,6 +201,8 @@ def run(args: Run | Report | Select | Vote | Export | Gc) -> int:
             return _report(args)
         case Select():
             return _select(args)
+        case Subsets():
+            return _subsets(args)
         case Vote():
             return _vote(args)
         case Export():
@@ -240,7 +263,7 @@ class _Display:
         """Show how far the run is."""
         if what != self.what:
             self.__exit__(None, None, None)
-            self.shown, self.what = progress(what, total, "sources"), what
+            self.shown, self.what = progress(what, total, "sources" if what == "sources" else "parts"), what
             self.report = self.shown.__enter__()
         notes = [f"{count} {status}" for status, count in sorted(counts.items())]
         notes += [f"{rate:.1f} x real time"] if rate else []
@@ -268,6 +291,17 @@ def _select(args: Select) -> int:
     else:
         made = select.run(args.out, list(args.rules), args.name)
     emit(made.to_json(), made.summary, args.json)
+    return 0
+
+
+def _subsets(args: Subsets) -> int:
+    """Select, and print what each selection keeps and how to export it."""
+    from kineograph.curation import study
+
+    made = study.subsets(args.out, args.study, args.axis, args.shares)
+    lines = [f"{one.name}: {one.kept} of {one.population} clips" for one in made]
+    lines.append(f"for each: kineograph curate export {args.out} -o TRAIN.jsonl --selection NAME")
+    emit({"selections": [one.to_json() for one in made]}, "\n".join(lines), args.json)
     return 0
 
 
