@@ -18,7 +18,7 @@ def main(source: str) -> None:
     folder = BUNDLED / "emoji"
     model = load_latent_video(source)
     model.settings = replace(
-        model.settings, name="emoji", licence=LICENCE, sampler="ddpm", num_inference_steps=24, guidance_scale=4.0
+        model.settings, name="emoji", licence=LICENCE, sampler="sde-dpm++", num_inference_steps=16, guidance_scale=4.0
     )
     model.save_pretrained(folder)
     files = sorted(path for path in folder.rglob("*.safetensors"))

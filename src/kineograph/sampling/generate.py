@@ -39,9 +39,12 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "euler-ancestral": samplers.euler_ancestral,
     "heun": solvers.heun,
     "dpm++": solvers.dpm_solver_pp,
+    "sde-dpm++": solvers.dpm_solver_pp,
     "unipc": solvers.unipc,
 }
-STOCHASTIC = ("ddpm", "euler-ancestral")
+STOCHASTIC = ("ddpm", "euler-ancestral", "sde-dpm++")
+SPACINGS = dict.fromkeys(("dpm++", "sde-dpm++", "unipc"), "log_snr")
+"""Where timesteps lie for the samplers that want them elsewhere than `"trailing"` (`docs/process/samplers.md`)."""
 SCHEDULER = "scheduler"
 """The sampler that the checkpoint's own scheduler configuration describes, with its spacing of timesteps."""
 Progress = Callable[[samplers.Step], None]
@@ -171,7 +174,7 @@ def _sample_clip(
     if name == SCHEDULER:
         guided = parts.plan.limit(classifier_free(parts.unlimited(), context, negative, scale))
         return parts.plan.sample(guided, x, steps, noise=fresh, callback=callback)
-    levels = parts.schedule.levels(parts.schedule.timesteps(steps))
+    levels = parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing")))
     guided = classifier_free(parts.denoiser(), context, negative, scale)
     own = _own_sampler(parts.settings.system)
     if own is not None and shape[0] > 1:
