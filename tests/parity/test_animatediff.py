@@ -2,25 +2,14 @@
 
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from tiny import perturb, relative, unequal_clip
+from diffusers import MotionAdapter, UNet2DConditionModel
+from motion_pair import SD, SYSTEM, motion_pair
+from tiny import relative, unequal_clip
 
 from kineograph.errors import InputError
-from kineograph.systems import systems
 from kineograph.systems.animatediff import AnimateDiffConfig, diffusers_keys, original_keys
 from kineograph.temporal.inflate import temporal_state_dict
 
-SYSTEM = systems()["animatediff"]
-SD = {
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "cross_attention_dim": 24,
-    "sample_size": 8,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "attention_head_dim": 4,
-}
 SDXL = SD | {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -39,26 +28,12 @@ VERSIONS = {
     "v3": (SD | {"norm_num_groups": 16}, AnimateDiffConfig(motion_norm="clip", num_heads=8, norm_groups=16)),
     "sdxl": (SDXL, AnimateDiffConfig(motion_norm="clip", num_heads=4, norm_groups=8)),
 }
-"""UNetMotionModel takes the image network's number of groups for its motion modules."""
 
 
 def both(name):
-    """Return the reference and our network with its weights."""
+    """Return the reference, our network with its weights, and the map between their names."""
     arguments, config = VERSIONS[name]
-    image = UNet2DConditionModel(**arguments)
-    adapter = MotionAdapter(
-        block_out_channels=arguments["block_out_channels"],
-        motion_layers_per_block=arguments["layers_per_block"],
-        motion_num_attention_heads=config.num_heads,
-        motion_norm_num_groups=config.norm_groups,
-        motion_max_seq_length=config.max_frames,
-        use_motion_mid_block=config.middle,
-    )
-    reference = perturb(UNetMotionModel.from_unet2d(image, adapter))
-    ours = SYSTEM.build(config, image)
-    keys = SYSTEM.key_maps["diffusers"](ours.config)
-    ours.unet.load_state_dict(keys.to_ours(reference.state_dict()), strict=True)
-    return reference, ours, keys
+    return motion_pair(config, arguments)
 
 
 def inputs(name, frames=5):

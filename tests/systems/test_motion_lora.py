@@ -2,47 +2,22 @@
 
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from tiny import perturb, relative, unequal_clip
+from motion_pair import motion_pair
+from tiny import relative, unequal_clip
 
 from kineograph.checkpoints.lora import read_lora
 from kineograph.errors import InputError
-from kineograph.systems import systems
+from kineograph.models.video_unet import VideoUNet
 from kineograph.systems.animatediff import AnimateDiffConfig
 from kineograph.systems.motion_lora import adapter_tensors, save_adapter
 from kineograph.temporal.adapters import add_adapter, fold_adapter
 
-SD = {
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "cross_attention_dim": 24,
-    "sample_size": 8,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "attention_head_dim": 4,
-}
 CONFIG = AnimateDiffConfig(middle=True, motion_norm="clip", num_heads=4, norm_groups=8)
 
 
-def both():
-    image = UNet2DConditionModel(**SD)
-    adapter = MotionAdapter(
-        block_out_channels=(32, 64),
-        motion_layers_per_block=1,
-        motion_num_attention_heads=4,
-        motion_norm_num_groups=8,
-        use_motion_mid_block=True,
-    )
-    reference = perturb(UNetMotionModel.from_unet2d(image, adapter)).eval()
-    ours = systems()["animatediff"].build(CONFIG, image).eval()
-    keys = systems()["animatediff"].key_maps["diffusers"](ours.config)
-    ours.unet.load_state_dict(keys.to_ours(reference.state_dict()), strict=True)
-    return reference, ours
-
-
 def trained(part):
-    reference, ours = both()
+    reference, ours, _ = motion_pair(CONFIG)
+    reference.eval(), ours.eval()
     parameters = add_adapter(ours.unet, part, rank=3, alpha=1.5)
     with torch.no_grad():
         for parameter in parameters:
@@ -61,6 +36,18 @@ def test_an_adapter_trained_here_gives_the_same_in_diffusers(part):
     assert relative(found, theirs) < 1e-5
     fold_adapter(ours.unet, part)
     assert relative(ours(x, t, context), theirs) < 1e-5
+
+
+def test_a_network_with_an_adapter_attached_is_not_saved_until_it_is_folded(tmp_path):
+    _, ours = trained("motion")
+    with pytest.raises(InputError, match=r"adapter attached \(motion\).*fold_adapter"):
+        ours.save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    fold_adapter(ours.unet, "motion")
+    ours.save_pretrained(tmp_path / "m")
+    again, weights = VideoUNet.from_pretrained(tmp_path / "m").unet.state_dict(), ours.unet.state_dict()
+    assert sorted(again) == sorted(weights)
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
 
 
 def test_files_have_the_authors_names_and_are_read_back(tmp_path):

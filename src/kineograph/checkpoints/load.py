@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from kineograph.checkpoints.image import INDEX, ImageModel, load_image_folder, read_index
 from kineograph.checkpoints.ldm import load_image_file
@@ -15,6 +15,7 @@ from kineograph.checkpoints.original import is_picture_file, load_original, load
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
 from kineograph.checkpoints.sdxl import is_xl, load_xl_file
 from kineograph.checkpoints.single_files import SingleFile, read_single
+from kineograph.checkpoints.sparsectrl import CLASSES, control_refusal
 from kineograph.checkpoints.svd import load_svd_file
 from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 
 Loaded = Union[LatentVideoModel, PictureVideoModel, "ImageToVideoModel"]
 """What a path holds: a model of prompts, of a prompt and a picture, or of a picture."""
+PIXEL_PIPELINES = (
+    "TextToVideoIFPipeline",
+    "TextToVideoIFInterpPipeline",
+    "TextToVideoIFSuperResolutionPipeline",
+    "TextToVideoIFSuperResolutionPipeline_Cond",
+)
+"""Show-1's classes (showone/pipelines) for its first stages."""
 ADAPTER = "motion_adapter"
 """Where a pipeline's folder keeps motion modules."""
 
@@ -60,6 +68,7 @@ def load_folder(folder: Path, base: str | Path | None) -> Loaded:
         index = read_index(folder)
         if "kineograph" in index:
             return load_picture_video(folder) if (folder / RESAMPLER).is_dir() else load_latent_video(folder)
+        refuse_pixel_stage(folder, index)
         if index.get("_class_name") == PIPELINE:
             return load_stable_video_diffusion(folder)
         if (folder / ADAPTER / "config.json").is_file() and is_image(folder):
@@ -69,8 +78,24 @@ def load_folder(folder: Path, base: str | Path | None) -> Loaded:
         return put_on(read_motion_folder(folder), load_base(base, folder))
     if is_adapter(folder):
         return put_on(read_adapter(folder), load_base(base, folder))
+    if (title := CLASSES.get(class_of(folder))) is not None:
+        raise control_refusal(folder, title)
     read_index(folder)
     raise AssertionError(folder)
+
+
+def refuse_pixel_stage(folder: Path, index: Mapping[str, Any]) -> None:
+    """Refuse the stages of Show-1 that work on pixels.
+
+    Raises:
+        WeightsError: It is one.
+    """
+    if index.get("_class_name") in PIXEL_PIPELINES:
+        raise WeightsError(
+            f"'{folder}' is a stage of Show-1 that works on pixels ({index['_class_name']}): it takes T5's text, and "
+            "the stages after it take what it makes. This library has its network (kineograph.systems.show1), not yet "
+            "the cascade. Show-1's last stage, show-1-sr2, is a latent model and loads."
+        )
 
 
 def load_animated(folder: Path) -> LatentVideoModel:
@@ -82,8 +107,13 @@ def load_animated(folder: Path) -> LatentVideoModel:
 
 def is_adapter(folder: Path) -> bool:
     """Say whether a folder holds diffusers' `MotionAdapter`."""
+    return class_of(folder) == "MotionAdapter"
+
+
+def class_of(folder: Path) -> str:
+    """Return the class that a network's folder names, or an empty string."""
     file = folder / "config.json"
-    return file.is_file() and read_json(file).get("_class_name") == "MotionAdapter"
+    return str(read_json(file).get("_class_name", "")) if file.is_file() else ""
 
 
 def is_image(folder: Path) -> bool:
@@ -100,6 +130,8 @@ def load_file(path: Path, base: str | Path | None) -> Loaded:
     file = read_single(path)
     if file.kind.name in ("lora", "motion_lora"):
         raise WeightsError(f"'{path}' is {file.kind.title}, which changes a model and is none. Give it as --lora PATH.")
+    if file.kind.name in ("sparsectrl", "controlnet"):
+        raise control_refusal(path, file.kind.title)
     if file.kind.name in ("unet", "vae"):
         raise WeightsError(f"'{path}' is {file.kind.title}, a part of a model. Give the folder with all of its parts.")
     if file.kind.name == "image":

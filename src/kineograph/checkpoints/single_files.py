@@ -62,6 +62,8 @@ def _has(*words: str) -> Callable[[set[str]], bool]:
 KINDS = (
     Kind("motion_lora", "a motion LoRA", lambda names: _has("motion_modules", "lora")(names)),
     Kind("lora", "a LoRA", lambda names: any(".lora" in n or "lora_" in n or "_lora." in n for n in names)),
+    Kind("sparsectrl", "SparseCtrl", lambda names: _has("controlnet_")(names) and _has("motion_modules.")(names)),
+    Kind("controlnet", "a ControlNet", _has("controlnet_")),
     Kind("motion_module", "a motion module", _has("motion_modules.")),
     Kind("svd", "Stable Video Diffusion", _has("time_stack.")),
     Kind("videocrafter", "VideoCrafter", _has("init_attn.")),

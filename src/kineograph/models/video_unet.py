@@ -158,13 +158,21 @@ class VideoUNet(nn.Module):
 
         Args:
             directory: Folder to write to; made where it is missing.
+
+        Raises:
+            InputError: An adapter is attached, whose layers have other names than a file of weights.
         """
         self.save_image(directory)
         if self.plan is not None:
             write_temporal(self.plan, temporal_state_dict(self.unet), directory)
 
     def save_image(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the image network alone, into `unet/`, as diffusers reads it; None keeps the data type."""
+        """Write the image network alone, into `unet/`, as diffusers reads it; None keeps the data type.
+
+        Raises:
+            InputError: An adapter is attached.
+        """
+        check_bare(self.unet)
         folder = Path(directory) / "unet"
         config = {"_class_name": type(self.unet).__name__, "_diffusers_version": diffusers.__version__}
         config |= {key: value for key, value in json.loads(self.unet.to_json_string()).items() if key not in config}
@@ -268,6 +276,21 @@ def _per_frame(value: Tensor | None, batch: int, frames: int, ndim: int, name: s
             raise InputError(f"{name} is given for {value.shape[1]} frames, the clips have {frames}.")
         return value.flatten(0, 1)
     return value.repeat_interleave(frames, 0)
+
+
+def check_bare(network: Any) -> None:
+    """Refuse a network with adapters beside its weights.
+
+    Raises:
+        InputError: Names them.
+    """
+    names = list(getattr(network, "peft_config", {}))
+    if names:
+        raise InputError(
+            f"The network has an adapter attached ({', '.join(names)}), which a folder of weights has no place for. "
+            "Add it to the weights (kineograph.temporal.adapters.fold_adapter), write it to a file of its own "
+            "(kineograph.systems.motion_lora.save_adapter), or take it off (remove_adapter)."
+        )
 
 
 def write_temporal(plan: Plan, weights: Mapping[str, Tensor], directory: str | Path) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kineograph.checkpoints.open_clip import image_to_ours, projected_text_to_ours
+from kineograph.checkpoints.single_files import part
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.metrics.features import resize
 from kineograph.metrics.features.extractor import Card, Extractor
@@ -24,25 +26,8 @@ from kineograph.metrics.features.weights import file_hash, fill, is_torchscript,
 SOURCE = "Radford et al. 2021, arXiv:2103.00020; MIT"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Per-channel mean and standard deviation of CLIP's training images, openai/CLIP `clip.py:_transform`."""
-RENAMED = (
-    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
-    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
-    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
-    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
-    (r"^visual\.proj$", "visual_projection.weight"),
-    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
-    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
-    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
-    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-    (r"^ln_final\.", "text_model.final_layer_norm."),
-    (r"^text_projection$", "text_projection.weight"),
-    (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
-    (r"\.ln_([12])\.", r".layer_norm\1."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-)
-"""Names of OpenAI's layout and of transformers'."""
+BOOKKEEPING = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+"""What OpenAI's scripted files hold beside weights."""
 
 
 @dataclass(frozen=True)
@@ -151,22 +136,13 @@ def _config(state: dict[str, Tensor], quick_gelu: bool) -> Any:
 
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Map OpenAI's names to transformers': split the joint query, key, value; transpose the two projections."""
-    result = {}
-    for key, value in state.items():
-        if key in ("input_resolution", "context_length", "vocab_size", "attn_mask") or key.endswith("attn_mask"):
-            continue
-        name = key
-        for pattern, new in RENAMED:
-            name = re.sub(pattern, new, name)
-        value = value.float()
-        if ".attn.in_proj_" in name:
-            kind = name.rsplit("_", 1)[1]
-            for part, chunk in zip("qkv", value.chunk(3), strict=True):
-                result[re.sub(r"\.attn\.in_proj_\w+$", f".self_attn.{part}_proj.{kind}", name)] = chunk.clone()
-        else:
-            result[name] = value.T.contiguous() if key in ("visual.proj", "text_projection") else value
-    return result
+    """Map OpenAI's names to those of transformers' CLIPModel."""
+    kept = {key: value.float() for key, value in state.items() if not key.endswith(BOOKKEEPING)}
+    scale = {key: kept.pop(key) for key in ("logit_scale",) if key in kept}
+    text = projected_text_to_ours({key: value for key, value in kept.items() if not key.startswith("visual.")})
+    projection = {"text_projection.weight": text.pop("text_projection.weight")}
+    towers = image_to_ours(part(kept, "visual.")) | {f"text_model.{key}": value for key, value in text.items()}
+    return {**towers, **projection, **scale}
 
 
 def _normalise(x: Tensor) -> Tensor:
