@@ -1,11 +1,13 @@
 """Generation: a seed is a clip, one frame is the image, bad wishes are refused in the words of the flags."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import tiny_model
 
 from kineograph.errors import InputError, KineographError, WeightsError
-from kineograph.sampling.generate import SAMPLERS, Model, find_base, load
+from kineograph.sampling.generate import BUNDLED, SAMPLERS, Model, find, find_base, load
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,11 @@ def test_a_system_that_needs_training_is_refused(model_folder):
         load(model_folder, system="modelscope")
     with pytest.raises(InputError, match="did you mean 'text2video_zero'"):
         load(model_folder, system="text2video-zer")
+
+
+def test_a_data_set_does_not_hide_the_bundled_model_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()
+    assert find("emoji") == BUNDLED / "emoji"
+    (tmp_path / "emoji" / "model_index.json").write_text("{}")
+    assert find("emoji") == Path("emoji")

@@ -161,9 +161,11 @@ def _changed(config: Any, args: Args, *names: str) -> Any:
 
 
 def _part(base: Path | None, name: str) -> Path:
-    """Return a part of a run directory or model folder: a run holds its model in `model/`."""
+    """Return a part of a run directory, model folder or bundled model: a run holds its model in `model/`."""
+    from kineograph.sampling.generate import bundled, find
+
     assert base is not None
-    folder = base / "model" if (base / "model").is_dir() else base
+    folder = base / "model" if (base / "model").is_dir() else find(base) if str(base) in bundled() else base
     return folder / name if name and (folder / name).is_dir() else folder
 
 

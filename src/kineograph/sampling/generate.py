@@ -291,14 +291,16 @@ HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
 def find(name: str | Path) -> Path:
     """Return the path of a bundled name, of a local model, a folder or a file, or of a model on the Hugging Face Hub.
 
+    A folder in the working directory that is no model, such as the data set `emoji`, does not hide a bundled name.
+
     Raises:
         WeightsError: There is no such model.
     """
     path = Path(name)
+    if str(name) in bundled() and not (path / "model_index.json").is_file():
+        return BUNDLED / str(name)
     if path.exists():
         return path
-    if str(name) in bundled():
-        return BUNDLED / str(name)
     if HUB_NAME.fullmatch(str(name)):
         return _fetched(str(name))
     raise WeightsError(
