@@ -1,8 +1,10 @@
-"""Give every design of time the same image model and the same minutes: `python docs/systems/league.py --base MODEL`.
+"""Give every design of time the same image model and the same time: `python docs/systems/league.py --data DATASET`.
 
-For each system: how many parameters are trained, the loss on held-out clips before and after, seconds per clip, and a
-strip of frames at a fixed prompt and seed. Writes `league.md`, `league.json` and `league/*.png` beside this file. The
-row "none" is the image model applied to each frame; `text2video_zero` needs no training.
+For each trainable system of the registry: how many parameters are trained, steps and minutes, the loss on held-out
+clips before and after, seconds per clip, and a strip of frames at a fixed prompt and seed. Two rows need no training:
+the image model on each frame by itself, and Text2Video-Zero. Writes `league.json`, `league.md` and `league/*.webp`
+beside this file after every system. A killed league goes on where it was: finished systems are kept, the one that was
+in training resumes from its newest checkpoint with the time it has left; `--fresh` starts anew.
 """
 
 from __future__ import annotations
@@ -10,122 +12,363 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from kineograph.models.latent_video import load_latent_video
-from kineograph.sampling.generate import Model
+from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import write_json, write_text
+from kineograph.sampling.generate import Model, load, open_model, with_system
+from kineograph.sampling.image_to_video import ImageToVideo
+from kineograph.systems import systems
+from kineograph.temporal.inflate import strip
+from kineograph.training import checkpoint
+from kineograph.training.captions import CaptionTokens, encode_captions
 from kineograph.training.config import TrainConfig
 from kineograph.training.loop import Trainer
 from kineograph.training.recipes import DataConfig, VideoConfig, latent_video_task
-from kineograph.video import contact_sheet
+from kineograph.video import Video, contact_sheet
 
 HERE = Path(__file__).parent
-TIMESTEPS = (300, 700)
+PICTURES = HERE / "league"
+RECORD, PAGE = HERE / "league.json", HERE / "league.md"
 HELD_OUT_CLIPS = 6
-PROMPT, SEED = "loudly crying face", 1
-SYSTEMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "modelscope": ("", ("conv_dropout=0.0", "single_frame=skip")),
-    "animatediff": ("v2", ()),
-    "align_your_latents": ("", ()),
-    "videocrafter": ("v2", ()),
-    "lavie": ("", ()),
-    "show1": ("", ()),
+PROMPT, SEED, STEPS = "loudly crying face", 1, 20
+EDGE = 64  # pixels of a frame in a strip
+SAVE_SECONDS = 20.0  # of training between checkpoints, what a kill loses at most
+EVERY_STEP = 10**9
+NOT_TRAINED = ("image model", "text2video_zero")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a system enters the league.
+
+    Attributes:
+        system: Name in the registry.
+        preset: Which of its configurations; "" is its first.
+        set: Changed settings, so that it fits a small image model; the widths follow from that.
+        levels: Noise levels at which it is validated: timesteps, or sigmas for continuous processes. Both pairs have
+            the same ratios of noise to data, and in both v is predicted, so losses compare.
+    """
+
+    system: str
+    preset: str = ""
+    set: tuple[str, ...] = ()
+    levels: tuple[float, ...] = (300, 700)
+
+
+SIGMAS = (0.52, 1.99)  # ratios of noise to data of the cosine schedule at timesteps 300 and 700
+ENTRIES = {
+    "modelscope": Entry("modelscope", set=("conv_dropout=0.0", "single_frame=skip")),
+    "zeroscope": Entry("zeroscope", set=("conv_dropout=0.0", "single_frame=skip")),
+    "animatediff v1": Entry("animatediff", "v1"),
+    "animatediff v2": Entry("animatediff", "v2"),
+    "animatediff v3": Entry("animatediff", "v3"),
+    "align_your_latents": Entry("align_your_latents"),
+    "stable_video_diffusion, text": Entry("stable_video_diffusion", "text", levels=SIGMAS),
+    "stable_video_diffusion, picture": Entry("stable_video_diffusion", "published", levels=SIGMAS),
+    "videocrafter": Entry("videocrafter", "v2"),
+    "lavie": Entry("lavie"),
+    "show1": Entry("show1"),
 }
-"""Preset and changed settings of each system; the widths follow the image model."""
 
 
 def main() -> None:
-    """Train each in turn and write the table."""
+    """Run what is missing and write the page."""
     options = arguments()
-    data = DataConfig(data=options.data, cache=options.cache)
-    rows = json.loads((HERE / "league.json").read_text())["rows"] if options.keep else {}
+    torch.set_num_threads(options.threads)
+    check_entries()
+    record = opened(options)
     for name in options.systems:
-        rows[name] = run(name, data, options)
-        record = {"minutes": options.minutes, "frames": options.frames, "batch": options.batch, "rows": rows}
-        (HERE / "league.json").write_text(json.dumps(record, indent=1) + "\n")
-        (HERE / "league.md").write_text(page(record))
+        if name in record["rows"]:
+            say(f"{name}: done already")
+            continue
+        started = time.monotonic()
+        record["rows"][name] = untrained(name, options) if name in NOT_TRAINED else trained(name, options)
+        write_json(record, RECORD)
+        write_text(page(record), PAGE)
+        say(f"{name}: {time.monotonic() - started:.0f} s in all, {json.dumps(record['rows'][name])}")
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
+    every = [*NOT_TRAINED, *ENTRIES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="data set of `kineograph data emoji`")
-    parser.add_argument("--base", type=Path, required=True, help="image model, a run's model folder")
+    parser.add_argument("--base", type=Path, default=Path("emoji"), help="image model (default: the bundled one's)")
     parser.add_argument("--minutes", type=float, default=3, help="training time of each (default: 3)")
+    parser.add_argument("--steps", type=int, help="give each so many steps in place of minutes")
     parser.add_argument("--frames", type=int, default=8, help="frames per clip (default: 8)")
     parser.add_argument("--batch", type=int, default=4, help="clips per step (default: 4)")
-    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
-    parser.add_argument("--keep", action="store_true", help="keep the rows of other systems")
+    parser.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
+    parser.add_argument("--systems", nargs="+", default=every, choices=every, metavar="NAME", help=", ".join(every))
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier league found")
     parser.add_argument("--cache", type=Path, help="folder of decoded frames and latents")
     parser.add_argument("--work", type=Path, default=Path("runs/league"), help="folder of the runs")
     return parser.parse_args()
 
 
-def run(name: str, data: DataConfig, options: argparse.Namespace) -> dict[str, object]:
-    """Train one system and measure it."""
-    preset, changes = SYSTEMS[name]
+def check_entries() -> None:
+    """See that no trainable system of the registry is left out."""
+    missing = {name for name, system in systems().items() if system.sampler is None} - {
+        entry.system for entry in ENTRIES.values()
+    }
+    if missing:
+        raise SystemExit(f"The league leaves out {', '.join(sorted(missing))}; add them to ENTRIES.")
+
+
+def opened(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the record of this league so far, empty if it is a new one."""
+    rules = {name: getattr(options, name) for name in ("minutes", "steps", "frames", "batch", "threads")}
+    if RECORD.is_file() and not options.fresh:
+        record = json.loads(RECORD.read_text())
+        if record["rules"] == rules:
+            return record
+        raise SystemExit(f"{RECORD} is of a league with other rules, {record['rules']}; give those, or --fresh.")
+    shutil.rmtree(options.work, ignore_errors=True)
+    return {"rules": rules, "rows": {}}
+
+
+def say(line: str) -> None:
+    """Tell how the league is going."""
+    sys.stderr.write(line + "\n")
+
+
+# --- One system -----------------------------------------------------------------------------------------------------
+
+
+def trained(name: str, options: argparse.Namespace) -> dict[str, object]:
+    """Train one system for the time it has left, measure it and draw it."""
+    entry, folder = ENTRIES[name], options.work / slug(name)
     torch.manual_seed(0)
-    config = VideoConfig(num_frames=options.frames, preset=preset, set=changes)
-    task = latent_video_task(name, data, config, options.base)
-    task.validate = lambda: {}  # measured here, on fewer clips
-    folder = options.work / name
-    shutil.rmtree(folder, ignore_errors=True)
-    training = TrainConfig(
+    config = VideoConfig(num_frames=options.frames, preset=entry.preset, set=entry.set)
+    data = DataConfig(data=options.data, cache=options.cache)
+    task: Any = latent_video_task(entry.system, data, config, options.base, captions=captions(data, options.base))
+    task.validate = dict  # measured here, on fewer clips
+    task.preview = lambda directory: None
+    kept = read(folder / "kept.json")
+    count = sum(p.numel() for p in task.network.parameters() if p.requires_grad)
+    before = kept.get("before") or held_out_loss(task, entry.levels)
+    clock = Clock(folder / "kept.json", kept.get("seconds", 0.0), before)
+    result = train(task, folder, clock, options)
+    after = held_out_loss(task, entry.levels)
+    seconds, clip = timed(lambda: sampled(folder / "model", task, options.frames))
+    draw(clip, name)
+    return {
+        "trained": count,
+        "steps": result.step,
+        "minutes": clock.seconds / 60,
+        "before": before,
+        "after": after,
+        "seconds_per_clip": seconds,
+    }
+
+
+@cache
+def captions(data: DataConfig, base: Path) -> CaptionTokens:
+    """Encode the captions of the data set once for all systems."""
+    parts = open_model(base)
+    assert isinstance(parts, LatentVideoModel)
+    return encode_captions(parts.text, data.store().clips)
+
+
+class Clock:
+    """Counts the seconds of training, over kills.
+
+    Args:
+        file: Where they are kept.
+        seconds: Counted before.
+        before: The loss before training, kept beside them.
+    """
+
+    def __init__(self, file: Path, seconds: float, before: float) -> None:
+        self.file, self.seconds, self.before = file, seconds, before
+        self.at = time.monotonic()
+
+    def tick(self) -> None:
+        """Count what has passed."""
+        now = time.monotonic()
+        self.seconds, self.at = self.seconds + now - self.at, now
+
+    def keep(self) -> None:
+        """Write the count down."""
+        self.tick()
+        write_json({"seconds": self.seconds, "before": self.before}, self.file)
+
+
+def train(task: Any, folder: Path, clock: Clock, options: argparse.Namespace) -> Any:
+    """Run the trainer for the steps or the minutes that are left, with a checkpoint every `SAVE_SECONDS`."""
+    going_on = bool(checkpoint.checkpoints(folder))
+    if not going_on:
+        clock.seconds = 0.0
+    config = TrainConfig(
         output_dir=folder,
-        max_train_steps=10**6,
+        max_train_steps=options.steps or EVERY_STEP,
         train_batch_size=options.batch,
         learning_rate=5e-4,
         lr_warmup_steps=10,
         weight_decay=0.0,
         ema_halflife_samples=0,
-        max_minutes=options.minutes,
+        max_minutes=None if options.steps else max(0.0, options.minutes - clock.seconds / 60),
         log_steps=10,
-        checkpointing_steps=10**6,
+        checkpointing_steps=EVERY_STEP,
+        checkpoints_total_limit=1,
+        resume=going_on,
     )
-    trainer = Trainer(task, training)
-    trainer.preview = lambda: None
-    before = held_out_loss(trainer)
+    trainer = Trainer(task, config)
+    maintain, saved = trainer._maintain, [time.monotonic()]
+
+    def save_by_the_clock() -> None:
+        maintain()
+        if time.monotonic() - saved[0] > SAVE_SECONDS:
+            trainer.save()
+            clock.keep()
+            saved[0] = time.monotonic()
+
+    trainer._maintain = save_by_the_clock
+    clock.at = time.monotonic()
+    task.export, export = clocked(task.export, clock)
     result = trainer.run()
-    after = held_out_loss(trainer)
-    start = time.perf_counter()
-    clip = Model(load_latent_video(folder / "model")).generate(PROMPT, seed=SEED, num_inference_steps=20)
-    (HERE / "league").mkdir(exist_ok=True)
-    contact_sheet([clip], frames_per_row=options.frames).save(HERE / "league" / f"{name}.png", optimize=True)
-    trained = sum(p.numel() for p in task.network.parameters() if p.requires_grad)
-    seconds = time.perf_counter() - start
-    return {"trained": trained, "steps": result.step, "before": before, "after": after, "seconds_per_clip": seconds}
+    export(folder / "model")
+    return result
 
 
-def held_out_loss(trainer: Trainer) -> float:
-    """Return the loss on a few held-out clips at fixed noise and two noise levels."""
-    task = trainer.task
-    with trainer._inference():
-        losses = [task._validation_loss(task.test_clips[:HELD_OUT_CLIPS], t) for t in TIMESTEPS]
+def clocked(export: Callable[[Path], None], clock: Clock) -> tuple[Callable[[Path], None], Callable[[Path], None]]:
+    """Return what stops the clock when training is over, and the export itself, which is not counted."""
+    return lambda directory: clock.keep(), export
+
+
+@torch.no_grad()
+def held_out_loss(task: Any, levels: tuple[float, ...]) -> float:
+    """Return the loss on a few held-out clips at fixed noise and noise levels."""
+    training = task.network.training
+    task.network.eval()
+    losses = [task.validation_loss(task.test_clips[:HELD_OUT_CLIPS], level) for level in levels]
+    task.network.train(training)
     return sum(losses) / len(losses)
 
 
-def page(record: dict) -> str:
+def sampled(folder: Path, task: Any, frames: int) -> Video:
+    """Make the clip of the strip: from the prompt, or from the first frame of a held-out clip of that name."""
+    model = load(folder)
+    if isinstance(model, ImageToVideo):
+        store, clip = task.store.frames, clip_called(PROMPT, task)
+        picture = torch.from_numpy(store.frames[store.starts[clip]].copy()).permute(2, 0, 1) / 127.5 - 1
+        return model.generate(picture, seed=SEED, num_frames=frames, num_inference_steps=STEPS)
+    assert isinstance(model, Model)
+    return prompted(model, frames)
+
+
+def clip_called(caption: str, task: Any) -> int:
+    """Return the clip with a caption; the first held-out one if there is none."""
+    named = [i for i, clip in enumerate(task.store.frames.clips) if clip.caption == caption]
+    return named[0] if named else int(task.test_clips[0])
+
+
+def prompted(model: Model, frames: int) -> Video:
+    """Make the clip of the prompt."""
+    clip = model.generate(PROMPT, seed=SEED, num_frames=frames, num_inference_steps=STEPS)
+    assert isinstance(clip, Video)
+    return clip
+
+
+def untrained(name: str, options: argparse.Namespace) -> dict[str, object]:
+    """Draw what needs no training."""
+    parts = open_model(options.base)
+    assert isinstance(parts, LatentVideoModel)
+    if name in systems():
+        parts = with_system(parts, name)
+    else:
+        parts.network = VideoUNet(strip(parts.network.unet)).eval()
+    seconds, clip = timed(lambda: prompted(Model(parts), options.frames))
+    draw(clip, name)
+    return {"trained": 0, "steps": 0, "minutes": 0.0, "before": None, "after": None, "seconds_per_clip": seconds}
+
+
+def timed(work: Callable[[], Video]) -> tuple[float, Video]:
+    """Run and return the seconds it took, with what came out."""
+    start = time.perf_counter()
+    made = work()
+    return time.perf_counter() - start, made
+
+
+# --- The page -------------------------------------------------------------------------------------------------------
+
+
+def slug(name: str) -> str:
+    """Return a name as a file's."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def draw(clip: Video, name: str) -> None:
+    """Write a strip of a clip's frames."""
+    PICTURES.mkdir(exist_ok=True)
+    sheet = contact_sheet([clip], frames_per_row=len(clip))
+    edge = (round(sheet.width * EDGE * len(clip) / sheet.width), round(sheet.height * EDGE * len(clip) / sheet.width))
+    part = PICTURES / f".{slug(name)}.part"
+    sheet.convert("RGB").resize(edge).save(part, format="WEBP", quality=80)
+    part.replace(PICTURES / f"{slug(name)}.webp")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read a JSON file; one that is not there is empty."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+HEAD = """# The same image model, the same time, every design of time
+
+{given} on {threads} {cores}, {frames} frames, batch {batch}. The temporal layers are trained and the image network of
+the bundled model is frozen; only Stable Video Diffusion trains all weights, as published. Loss: squared error of v on
+{clips} held-out clips, at two noise levels that are the same for all. Seconds: a clip at {steps} sampling steps,
+loading included. Strips: "{prompt}" at one seed; of Stable Video Diffusion's second stage the first frame is given, so
+its loss is lower. The table compares designs at equal and very little time, not at their best. Two rows need no
+training. Minutes count training alone.
+
+    python docs/systems/league.py --data DATASET {flag}
+
+| system | trained parameters | steps | minutes | loss before | after | s per clip | frames |
+| --- | --: | --: | --: | --: | --: | --: | --- |
+"""
+
+
+def page(record: dict[str, Any]) -> str:
     """Write the table in Markdown."""
-    minutes, frames, batch = record["minutes"], record["frames"], record["batch"]
-    head = (
-        "# The same image model, the same minutes, every design of time\n\n"
-        f"Temporal layers trained for {minutes:g} minutes each on one core ({frames} frames, batch {batch}, spatial "
-        f"weights frozen); loss on {HELD_OUT_CLIPS} held-out clips at timesteps {TIMESTEPS}; seconds for a clip at 20 "
-        f'steps; strips of "{PROMPT}" at one seed. The table compares designs at equal compute, not at '
-        "their best.\n\n"
-        "    python docs/systems/league.py --data DATASET --base RUN/model\n\n"
-        "| system | trained parameters | steps | loss before | after | s per clip | frames |\n"
-        "| --- | --: | --: | --: | --: | --: | --- |\n"
+    rules = record["rules"]
+    by_steps = rules["steps"] is not None
+    head = HEAD.format(
+        given=f"{rules['steps']} steps each" if by_steps else f"{rules['minutes']:g} minutes each",
+        flag=f"--steps {rules['steps']}" if by_steps else f"--minutes {rules['minutes']:g}",
+        cores="core" if rules["threads"] == 1 else "cores",
+        clips=HELD_OUT_CLIPS,
+        prompt=PROMPT,
+        **{**rules, "steps": STEPS},
     )
-    row = (
-        "| {name} | {trained:.1f} M | {steps} | {before:.4f} | {after:.4f} | {seconds_per_clip:.1f} "
-        "| ![{name}](league/{name}.png) |\n"
+    names = [name for name in (*NOT_TRAINED, *ENTRIES) if name in record["rows"]]
+    return head + "".join(row(name, record["rows"][name]) for name in names)
+
+
+def row(name: str, values: dict[str, Any]) -> str:
+    """Write one row."""
+    loss = lambda value: "" if value is None else f"{value:.4f}"
+    cells = (
+        name,
+        f"{values['trained'] / 1e6:.1f} M",
+        values["steps"],
+        f"{values['minutes']:.1f}",
+        loss(values["before"]),
+        loss(values["after"]),
+        f"{values['seconds_per_clip']:.1f}",
+        f"![{name}](league/{slug(name)}.webp)",
     )
-    values = lambda name, r: {**r, "name": name, "trained": r["trained"] / 1e6}
-    return head + "".join(row.format(**values(name, r)) for name, r in record["rows"].items())
+    return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
 if __name__ == "__main__":

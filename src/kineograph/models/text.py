@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kineograph.errors import MissingExtraError, WeightsError
-from kineograph.models.weights import load_strictly, read_folder, write_safetensors
+from kineograph.models.weights import built, load_strictly, read_folder, read_json, write_safetensors
 
 
 class TextEncoder(nn.Module):
@@ -73,16 +73,16 @@ class TextEncoder(nn.Module):
             cut, with a warning that quotes what is left out.
         """
         tokens = self._tokenized(prompts)
-        mask = tokens["attention_mask"].to(self.model.device)
-        states = self.model(
-            input_ids=tokens["input_ids"].to(self.model.device), attention_mask=mask if self.masked else None
-        ).last_hidden_state.float()
+        ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
+        if self.masked:  # hidden padding changes nothing, so no more of it is run than the longest prompt needs
+            ids, mask = (part[:, : int(mask.sum(dim=1).max())] for part in (ids, mask))
+        states = self.model(input_ids=ids, attention_mask=mask if self.masked else None).last_hidden_state.float()
         if self.masked:
             states = states * mask[..., None]
         if self.pooled_first:
             mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
             states = torch.cat([mean[:, None], states[:, 1:]], dim=1)
-        return states
+        return torch.nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
 
     def _warn_if_cut(self, prompts: Sequence[str]) -> None:
         for prompt, ids in zip(prompts, self.tokenizer(list(prompts))["input_ids"], strict=True):
@@ -138,8 +138,11 @@ def load_text_encoder(
     tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     if not (encoder / "config.json").is_file():
         raise WeightsError(f"'{directory}' holds no text encoder: there is no config.json in '{encoder}'.")
-    model = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)))
-    load_strictly(model, in_names_of(model, read_folder(encoder, "model")), str(encoder))
+    read_json(encoder / "config.json")  # refuses sizes that no model has
+    config = AutoConfig.from_pretrained(str(encoder), trust_remote_code=False)
+    tensors = read_folder(encoder, "model")
+    model = built(lambda: AutoModel.from_config(config, trust_remote_code=False), tensors, str(encoder))
+    load_strictly(model, in_names_of(model, tensors), str(encoder))
     words = load_tokenizer(tokenizer)
     longest = min(words.model_max_length, int(model.config.max_position_embeddings))
     return TextEncoder(model, words, longest if max_tokens is None else max_tokens, pooled_first, masked)
@@ -169,9 +172,9 @@ def load_tokenizer(directory: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the reader of tokenizer.json raises plain exceptions
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"'{directory}' holds no tokenizer (vocab.json and merges.txt): {reason}") from error
 
 

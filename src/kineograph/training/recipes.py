@@ -27,7 +27,7 @@ from kineograph.sampling.generate import open_model
 from kineograph.temporal.inflate import strip
 from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask, to_pixels
-from kineograph.training.captions import encode_captions
+from kineograph.training.captions import CaptionTokens, encode_captions
 from kineograph.training.diffusion import DiffusionTask
 
 if TYPE_CHECKING:
@@ -153,7 +153,12 @@ def latent_image_task(
 
 
 def latent_video_task(
-    system: str, data: DataConfig, config: VideoConfig, base: Path, progress: Progress | None = None
+    system: str,
+    data: DataConfig,
+    config: VideoConfig,
+    base: Path,
+    progress: Progress | None = None,
+    captions: CaptionTokens | None = None,
 ) -> DiffusionTask | ImageToVideoTask:
     """Build stage three: the temporal layers of a published system in a trained image model.
 
@@ -164,6 +169,7 @@ def latent_video_task(
         base: The image model, or a video model of the same system to train further: `RUN/model`, a folder of diffusers
             or a single file. Of a video model of another system the image network is taken.
         progress: Called while caches are made.
+        captions: Those of the data set, encoded by the base's text encoder, where that is done already.
 
     Raises:
         InputError: The base or a setting does not fit the system.
@@ -176,7 +182,7 @@ def latent_video_task(
     if chosen.process.prediction == "svd":
         from kineograph.training.stages import stage_task
 
-        return stage_task(chosen, data, config, base, progress)
+        return stage_task(chosen, data, config, base, progress, captions)
     model = image_or_video(base)
     num_frames = config.num_frames or NUM_FRAMES
     settings = replace(
@@ -195,6 +201,7 @@ def latent_video_task(
         model,
         data,
         progress,
+        captions,
         num_frames=num_frames,
         caption_dropout=config.caption_dropout,
         image_share=config.image_share,
@@ -266,11 +273,15 @@ def tuned(unet: Any) -> Any:
 
 
 def _diffusion_task(
-    model: LatentVideoModel, data: DataConfig, progress: Progress | None, **options: Any
+    model: LatentVideoModel,
+    data: DataConfig,
+    progress: Progress | None,
+    captions: CaptionTokens | None = None,
+    **options: Any,
 ) -> DiffusionTask:
     """Encode what is not cached and build the task."""
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
-    captions = encode_captions(model.text, store.frames.clips)
+    captions = captions or encode_captions(model.text, store.frames.clips)
     return DiffusionTask(model, store, captions, held_out=data.held_out, **options)
 
 

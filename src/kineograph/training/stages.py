@@ -33,7 +33,7 @@ from kineograph.models.video_unet import VideoUNet
 from kineograph.sampling.generate import SCHEDULER, open_model
 from kineograph.systems.stable_video_diffusion import STAGE_OF, STAGES, Stage
 from kineograph.training.autoencoder import to_pixels
-from kineograph.training.captions import encode_captions
+from kineograph.training.captions import CaptionTokens, encode_captions
 from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
 from kineograph.training.recipes import DataConfig, Progress, VideoConfig, encoded, image_network, overridden, tuned
 
@@ -48,7 +48,12 @@ _SOURCES: dict[Given, Callable[[ImageToVideoModel], Source]] = {"picture": FromP
 
 
 def stage_task(
-    system: System, data: DataConfig, config: VideoConfig, base: Path, progress: Progress | None = None
+    system: System,
+    data: DataConfig,
+    config: VideoConfig,
+    base: Path,
+    progress: Progress | None = None,
+    captions: CaptionTokens | None = None,
 ) -> ImageToVideoTask:
     """Build a stage of Stable Video Diffusion; all weights train, as in the paper.
 
@@ -58,6 +63,7 @@ def stage_task(
         config: How time is trained.
         base: A text-to-image model, or the model of an earlier stage.
         progress: Called while caches are made.
+        captions: Those of the data set, encoded, where that is done already.
 
     Raises:
         InputError: The base is of a later stage, or a setting has no meaning here.
@@ -66,12 +72,16 @@ def stage_task(
     preset = config.preset or next(iter(system.presets))
     system.preset(preset)
     stage = STAGES[STAGE_OF[preset]]
-    parts = open_model(base)
+    parts = _opened(base)
     _check_order(parts, stage, base)
     frames = config.num_frames or stage.frames
     store = encoded(parts.autoencoder, data.store(progress), data.cache, progress)
     network = widened(svd_network(system, parts, config), parts, stage.given)
-    source = _source(network, parts, stage, frames, store, data, config.caption_dropout)
+    if stage.given == "text" and isinstance(parts, LatentVideoModel):
+        captions = captions or encode_captions(parts.text, store.frames.clips)
+        source: Source = FromText(_text_model(network, parts, frames, data), captions, config.caption_dropout)
+    else:
+        source = _from_pictures(network, parts, stage, frames, store, data)
     source.network.requires_grad_(True)
     return ImageToVideoTask(
         source, store, stage, num_frames=frames, held_out=data.held_out, dropout=config.caption_dropout
@@ -82,6 +92,14 @@ def _check(config: VideoConfig) -> None:
     if config.image_share or config.noise != "iid":
         name = "--image-share" if config.image_share else "--noise"
         raise InputError(f"{name} has no meaning for Stable Video Diffusion: clips alone, and independent noise.")
+
+
+def _opened(base: Path) -> Model:
+    """Load what a stage builds on."""
+    parts = open_model(base)
+    if not isinstance(parts, LatentVideoModel | ImageToVideoModel):
+        raise InputError(f"'{base}' takes a prompt and a picture; give a text-to-image model as --base.")
+    return parts
 
 
 def given_to(model: Model) -> Given | None:
@@ -128,29 +146,25 @@ def widened(network: VideoUNet, model: Model, given: Given) -> VideoUNet:
     return widen_input(network, wanted) if network.config["in_channels"] < wanted else network
 
 
-def _source(
-    network: VideoUNet,
-    parts: Model,
-    stage: Stage,
-    num_frames: int,
-    store: LatentStore,
-    data: DataConfig,
-    caption_dropout: float,
+def _text_model(network: VideoUNet, parts: LatentVideoModel, num_frames: int, data: DataConfig) -> LatentVideoModel:
+    """Put the network of pretraining into a text-to-video model."""
+    settings = replace(
+        parts.settings,
+        name="stable_video_diffusion",
+        system="stable_video_diffusion",
+        num_frames=num_frames,
+        fps=data.sample_fps,
+        noise="iid",
+        sampler=SCHEDULER,
+        scheduler=dict(EDM_V),
+    )
+    return LatentVideoModel(network, parts.autoencoder, parts.text, settings)
+
+
+def _from_pictures(
+    network: VideoUNet, parts: Model, stage: Stage, num_frames: int, store: LatentStore, data: DataConfig
 ) -> Source:
-    """Put the network into the model that its stage trains."""
-    if isinstance(parts, LatentVideoModel) and stage.given == "text":
-        settings = replace(
-            parts.settings,
-            name="stable_video_diffusion",
-            system="stable_video_diffusion",
-            num_frames=num_frames,
-            fps=data.sample_fps,
-            noise="iid",
-            sampler=SCHEDULER,
-            scheduler=dict(EDM_V),
-        )
-        model = LatentVideoModel(network, parts.autoencoder, parts.text, settings)
-        return FromText(model, encode_captions(parts.text, store.frames.clips), caption_dropout)
+    """Put the network of finetuning into a model that is given pictures."""
     encoder = parts.image_encoder if isinstance(parts, ImageToVideoModel) else _encoder(parts, store)
     settings = _picture_settings(parts, stage, num_frames, data)
     return _SOURCES[stage.given](ImageToVideoModel(network, parts.autoencoder, encoder, settings))
