@@ -59,7 +59,8 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in output_dir from its newest checkpoint, with optimizer, averages and data order."""
     init_from: Path | None = None
-    """Start from the weights of another run; everything else starts anew (default: fresh weights)."""
+    """Start from the weights of another run, a model folder or a bundled model (emoji); all else starts anew (default:
+    fresh weights)."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
     sanity: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -311,18 +311,44 @@ def encoded(
 
 
 def start_from(task: Any, place: Path) -> None:
-    """Copy the weights of another run's newest checkpoint (averaged, if it has averages) into a task.
+    """Copy weights into a task: of another run's newest checkpoint (averaged, if it has averages), or of a model.
+
+    Args:
+        task: What is to be trained.
+        place: A run directory, a model folder or the name of a bundled model.
 
     Raises:
-        DataError: There is no checkpoint.
+        InputError: There is neither a run nor a model.
         WeightsError: The weights do not fit.
     """
     from kineograph.training import checkpoint
     from kineograph.training.loop import load_weights, trainable
 
-    path = checkpoint.latest(place)
-    weights = checkpoint.load(path, "ema") or checkpoint.load(path, "weights")
-    load_weights(trainable(task.network), weights, str(path))
+    where, own = place, trainable(task.network)
+    if checkpoint.checkpoints(place):
+        where = checkpoint.latest(place)
+        weights = checkpoint.load(where, "ema") or checkpoint.load(where, "weights")
+    else:
+        weights = _fitting(task.network, own, _weights_of_model(task.network, place))
+    load_weights(own, weights, str(where))
+
+
+def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a model's autoencoder or of its denoising network."""
+    folder = place / "model" if (place / "model").is_dir() else place
+    if isinstance(network, FrameAutoencoder):
+        inner = folder / "vae" if (folder / "vae").is_dir() else folder
+        return load_autoencoder(inner).state_dict()
+    return open_model(folder).network.state_dict()
+
+
+def _fitting(network: Any, own: Iterable[str], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out weights of frozen parts, and of temporal layers where the network has none; strangers stay, as errors."""
+    frozen = set(network.state_dict()) - set(own)
+    timeless = not any(".temporal." in name for name in own)
+    return {
+        name: value for name, value in weights.items() if name not in frozen and not (timeless and ".temporal." in name)
+    }
 
 
 def checkpoint_gradients(network: Any) -> None:

@@ -1,0 +1,66 @@
+"""Starting a task from weights that exist already."""
+
+import pytest
+import torch
+from tiny_models import tiny_text
+
+from kineograph.errors import KineographError
+from kineograph.models.autoencoder import build_autoencoder
+from kineograph.training.autoencoder import AutoencoderTask
+from kineograph.training.recipes import start_from
+
+from .conftest import tiny_diffusion_task
+
+
+def perturb(module):
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+
+
+def save(task, folder):
+    task.model.text = tiny_text()
+    task.model.save_pretrained(folder, torch.float32)
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("inner", ["", "model"])
+@pytest.mark.parametrize("system", [None, "modelscope"])
+def test_a_task_starts_from_the_weights_of_a_model_or_of_a_run_that_holds_one(system, inner, tmp_path):
+    trained, task = (tiny_diffusion_task(num_frames=4 if system else 1, system=system) for _ in range(2))
+    perturb(trained.network)
+    save(trained, tmp_path / inner)
+    frozen = {n: p.clone() for n, p in task.network.named_parameters() if not p.requires_grad}
+    start_from(task, tmp_path)
+    for name, parameter in task.network.named_parameters():
+        expected = frozen.get(name, trained.network.state_dict()[name])
+        assert torch.equal(parameter, expected), name
+
+
+def test_an_image_task_takes_the_image_network_of_a_video_model(tmp_path):
+    trained, task = tiny_diffusion_task(num_frames=4, system="modelscope"), tiny_diffusion_task()
+    perturb(trained.network)
+    save(trained, tmp_path)
+    start_from(task, tmp_path)
+    spatial = {n: v for n, v in trained.network.state_dict().items() if ".temporal." not in n}
+    assert all(torch.equal(value, task.network.state_dict()[name]) for name, value in spatial.items())
+
+
+def test_an_autoencoder_task_takes_the_autoencoder_of_a_model(store, tmp_path):
+    trained = tiny_diffusion_task()
+    perturb(trained.model.autoencoder)
+    save(trained, tmp_path)
+    task = AutoencoderTask(build_autoencoder(patch=1, channels=(32, 32), latent_channels=4), store, "test")
+    start_from(task, tmp_path)
+    assert same(task.network, trained.model.autoencoder)
+
+
+def test_weights_of_another_size_or_of_nothing_are_errors(tmp_path):
+    trained, task = tiny_diffusion_task(), tiny_diffusion_task(num_frames=4, system="modelscope")
+    save(trained, tmp_path / "image")
+    with pytest.raises(KineographError, match="temporal"):
+        start_from(task, tmp_path / "image")
+    with pytest.raises(KineographError, match="absent"):
+        start_from(task, tmp_path / "absent")
