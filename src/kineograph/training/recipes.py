@@ -343,7 +343,7 @@ def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
 
 
 def _fitting(network: Any, own: Iterable[str], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Leave out weights of frozen parts, and of temporal layers where the network has none; strangers stay, as errors."""
+    """Leave out weights of frozen parts, and of temporal layers where the network has none; strangers stay."""
     frozen = set(network.state_dict()) - set(own)
     timeless = not any(".temporal." in name for name in own)
     return {
