@@ -198,8 +198,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sets = {f"{told.films} synthetic films": [synthetic(folder, seed) for seed in seeds]}
-        sets["hue alone"] = [hues(folder)]
-        sets["30, 10, 60 fps"] = [variable(folder)]
+        sets = sets if seeds else {}
+        sets |= {"hue alone": [hues(folder)], "30, 10, 60 fps": [variable(folder)]}
         if told.bbb:
             sets["Big Buck Bunny"] = [checked_stretch(told.bbb, folder)]
         report = {}

@@ -94,6 +94,30 @@ def test_a_caption_beside_a_film_is_taken(tmp_path, film):
     assert {clip.caption for clip in read_manifest(tmp_path / "out")} == {"two pictures"}
 
 
+def test_interlaced_and_high_dynamic_range_films_can_be_left_out(tmp_path, film):
+    """They are woven and not tone mapped, so the rows say so and a rule drops them."""
+    from kineograph.curation import export, select
+
+    raw, out, pictures = tmp_path / "raw", tmp_path / "out", shot(7, 24, (48, 64))
+    raw.mkdir()
+    shutil.copy(film, raw / "plain.mp4")
+    write(raw / "fields.mp4", pictures, gop=12, options={"x264-params": "tff=1"})
+    pq = {"x264-params": "transfer=smpte2084:colorprim=bt2020:colormatrix=bt2020nc"}
+    write(raw / "pq.mp4", pictures, gop=12, pixel_format="yuv420p10le", options=pq)
+    curate(raw, out, QUICK, executor_name="inline")
+    sources = {row["name"]: (row["interlaced"], row["transfer"], row["pixel_format"]) for row in _sources(out)}
+    assert sources == {
+        "plain.mp4": (0.0, "", "yuv420p"),
+        "fields.mp4": (1.0, "", "yuv420p"),
+        "pq.mp4": (0.0, "smpte2084", "yuv420p10le"),
+    }
+    assert select.run(out, ["hdr<=0"], "one").kept == 3
+    both = select.run(out, ["interlaced<=0", "hdr<=0"], "both")
+    assert (both.kept, both.population) == (2, 4)
+    lines = export.manifest(out, tmp_path / "m.jsonl", "both").read_text().splitlines()
+    assert {json.loads(line)["source"] for line in lines} == {"plain.mp4"}
+
+
 def test_two_runs_give_the_same_bytes(raw, tmp_path):
     for name in ("one", "two"):
         curate(raw, tmp_path / name, QUICK, executor_name="inline")

@@ -212,3 +212,23 @@ def test_a_stretch_that_crashes_costs_its_film_only(tmp_path, raw, monkeypatch):
     monkeypatch.setattr("kineograph.curation.run.STRETCH", "bad_stage:stretch")
     summary = curate(raw, tmp_path / "out", config(), workers=2)
     assert summary.statuses == {"ok": 1, "crashed": 1}
+
+
+@pytest.mark.slow  # a process per kill
+def test_a_split_run_killed_anywhere_and_resumed_ends_in_the_same_bytes(tmp_path, everything):
+    from test_run import killed_after
+
+    (tmp_path / "raw").mkdir()
+    write(tmp_path / "raw" / "long.mp4", everything, gop=12)
+    unsplit = from_json({**PLAIN, "limits": {"split_minutes": 0}})
+    curate(tmp_path / "raw", tmp_path / "whole", unsplit, executor_name="inline")
+    expected, finished = tree(tmp_path / "whole"), False
+    for count in range(5, 200, 10):
+        out = tmp_path / f"killed-{count}"
+        finished = killed_after(count, tmp_path / "raw", out, config())
+        curate(tmp_path / "raw", out, config(), resume=True, executor_name="inline")
+        assert tree(out) == expected, count
+        if finished:
+            break
+    assert finished
+    assert count > 40
