@@ -82,7 +82,7 @@ def test_videocrafters_scale_of_the_data_is_read_and_kept(pipelines, tmp_path, t
 
 def test_an_uneven_scale_is_refused(pipelines, tmp_path):
     tensors = videocrafter_file(pipelines("image_pipeline")[1], system_network("videocrafter", "v2"))
-    for table in (scales(0.7) ** 2, torch.zeros(1000), torch.zeros(0)):
+    for table in (scales(0.7) ** 2, torch.zeros(1000)):
         with pytest.raises(WeightsError, match="does not fall evenly"):
             kg.load(written(tmp_path, tensors | {"scale_arr": table}, "model.ckpt"))
 

@@ -15,7 +15,7 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.open_clip import UNUSED
 from kineograph.errors import WeightsError
 from kineograph.models.text import TextEncoder, in_names_of, load_tokenizer
-from kineograph.models.weights import load_strictly, write_json, write_text
+from kineograph.models.weights import built, load_strictly, write_json, write_text
 
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 """Where the tokenizer is in the Hugging Face cache, if it is there."""
@@ -31,7 +31,7 @@ def text_encoder(tensors: Mapping[str, Tensor], activation: str, tokenizer: Any,
 
     bare = {key.removeprefix("text_model."): value for key, value in tensors.items() if not UNUSED.search(key)}
     config = CLIPTextConfig(**shapes.clip_text(bare, activation, where))
-    model = CLIPTextModel(config)
+    model = built(lambda: CLIPTextModel(config), bare, where)
     load_strictly(model, in_names_of(model, bare), where)
     return TextEncoder(model, tokenizer, config.max_position_embeddings, pooled_first=False, masked=False)
 
@@ -46,7 +46,7 @@ def projected_text_encoder(tensors: Mapping[str, Tensor], tokenizer: Any, where:
 
     width = tensors["text_projection.weight"].shape[0]
     config = CLIPTextConfig(**shapes.clip_text(tensors, "gelu", where), projection_dim=width)
-    model = CLIPTextModelWithProjection(config)
+    model = built(lambda: CLIPTextModelWithProjection(config), tensors, where)
     load_strictly(model, in_names_of(model, tensors), where)
     return TextEncoder(model, tokenizer, config.max_position_embeddings, pooled_first=False, masked=False)
 

@@ -37,7 +37,7 @@ from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.picture import PictureVideoModel
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet, write_temporal
-from kineograph.models.weights import WEIGHTS, save_diffusers, write_json, write_safetensors
+from kineograph.models.weights import WEIGHTS, readable, save_diffusers, write_json, write_safetensors
 from kineograph.systems import systems
 from kineograph.systems.svd_folder import save_stable_video_diffusion
 from kineograph.systems.videocrafter import scale_table
@@ -97,7 +97,8 @@ def convert(
     """
     target = _target(Path(output), to)
     source = Path(source)
-    modules = motion_modules(source)
+    with readable(source):
+        modules = motion_modules(source)
     if modules is not None:
         return _write_modules(modules, target, to, base, dtype)
     model = load_checkpoint(source, base)

@@ -51,6 +51,7 @@ def load_image_folder(directory: str | Path) -> ImageModel:
     """
     folder = Path(directory)
     index = read_index(folder)
+    check_components(folder, index)
     if "kineograph" in index:
         settings = read_settings(folder)
         network = VideoUNet.from_pretrained(folder)
@@ -78,6 +79,27 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"nor a config.json of a MotionAdapter, but {', '.join(inside) or 'nothing'}."
         )
     return read_json(folder / INDEX)
+
+
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
+"""Where the classes come from that pipelines of diffusers name; the third is the old name of a safety checker's."""
+
+
+def check_components(folder: Path, index: Mapping[str, Any]) -> None:
+    """Refuse a folder whose index names code of its own: none is ever imported, so it would be ignored.
+
+    Raises:
+        WeightsError: Names the first such part.
+    """
+    kind = index.get("_class_name", "")
+    if not isinstance(kind, str) or not kind.isidentifier():
+        raise WeightsError(f"'{folder / INDEX}' names {kind!r} as its class, which is no name of a pipeline.")
+    for name, value in index.items():
+        if isinstance(value, list) and len(value) == 2 and value[0] not in LIBRARIES:
+            raise WeightsError(
+                f"'{folder / INDEX}' takes its {name} from {value[0]!r} ({value[1]!r}): code of others is never "
+                "imported, only classes of diffusers and transformers are known."
+            )
 
 
 def read_scheduler(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, Sing
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.text import TextEncoder
-from kineograph.models.weights import load_strictly
+from kineograph.models.weights import built, load_strictly
 from kineograph.systems.keys import KeyMap
 from kineograph.systems.ldm_keys import ldm_places
 from kineograph.systems.svd_keys import original_decoder_keys
@@ -99,7 +99,7 @@ def vae_of(theirs: Mapping[str, Tensor], where: str, scale: float = SCALE) -> Fr
         raise WeightsError(f"'{where}' holds no autoencoder (no weight begins with '{VAE}').")
     kept = {key: value for key, value in theirs.items() if not key.startswith("loss.")}
     weights = vae_keys(kept).to_ours(kept)
-    vae = AutoencoderKL(**shapes.autoencoder(weights, where), scaling_factor=scale)
+    vae = built(lambda: AutoencoderKL(**shapes.autoencoder(weights, where), scaling_factor=scale), weights, where)
     load_strictly(vae, weights, where)
     return FrameAutoencoder(vae).eval()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from kineograph.checkpoints.image import INDEX, ImageModel, load_image_folder, read_index
+from kineograph.checkpoints.image import INDEX, ImageModel, check_components, load_image_folder, read_index
 from kineograph.checkpoints.ldm import load_image_file
 from kineograph.checkpoints.lora import add_lora
 from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_folder
@@ -21,7 +21,7 @@ from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 from kineograph.models.picture import RESAMPLER, PictureVideoModel, load_picture_video
 from kineograph.models.video_unet import UNETS
-from kineograph.models.weights import read_json
+from kineograph.models.weights import read_json, readable
 from kineograph.systems.svd_folder import PIPELINE, load_stable_video_diffusion
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def load_checkpoint(path: str | Path, base: str | Path | None = None, lora: Sequ
         WeightsError: The path holds nothing that is known, or a file is damaged or does not fit.
     """
     root = Path(path)
-    model = load_folder(root, base) if root.is_dir() else load_file(root, base)
+    with readable(root):
+        model = load_folder(root, base) if root.is_dir() else load_file(root, base)
     for given in lora:
-        add_lora(model, given)
+        with readable(given):
+            add_lora(model, given)
     return model
 
 
@@ -69,6 +71,7 @@ def load_folder(folder: Path, base: str | Path | None) -> Loaded:
         if "kineograph" in index:
             return load_picture_video(folder) if (folder / RESAMPLER).is_dir() else load_latent_video(folder)
         refuse_pixel_stage(folder, index)
+        check_components(folder, index)
         if index.get("_class_name") == PIPELINE:
             return load_stable_video_diffusion(folder)
         if (folder / ADAPTER / "config.json").is_file() and is_image(folder):
@@ -90,7 +93,7 @@ def refuse_pixel_stage(folder: Path, index: Mapping[str, Any]) -> None:
     Raises:
         WeightsError: It is one.
     """
-    if index.get("_class_name") in PIXEL_PIPELINES:
+    if str(index.get("_class_name")) in PIXEL_PIPELINES:
         raise WeightsError(
             f"'{folder}' is a stage of Show-1 that works on pixels ({index['_class_name']}): it takes T5's text, and "
             "the stages after it take what it makes. This library has its network (kineograph.systems.show1), not yet "

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kineograph.errors import WeightsError
-from kineograph.models.weights import load_strictly, read_safetensors, write_safetensors
+from kineograph.models.weights import built, load_strictly, read_json, read_safetensors, write_safetensors
 
 # Radford et al. 2021, released code (`clip/clip.py`, `_transform`), for pictures in [0, 1]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -117,8 +117,11 @@ def load_image_encoder(encoder: str | Path, processor: str | Path | None = None)
     folder = Path(encoder)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"'{folder}' holds no image encoder: there is no config.json.")
-    model = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(str(folder)))
-    tensors = read_safetensors(folder / "model.safetensors")
+    config, tensors = (
+        CLIPVisionConfig.from_dict(read_json(folder / "config.json")),
+        read_safetensors(folder / "model.safetensors"),
+    )
+    model = built(lambda: CLIPVisionModelWithProjection(config), tensors, str(folder))
     load_strictly(model, {k: t for k, t in tensors.items() if not k.endswith("position_ids")}, str(folder))
     colours = _colours(Path(processor) / "preprocessor_config.json") if processor else {}
     return ImageEncoder(model, **colours)

@@ -29,6 +29,7 @@ from kineograph.models.image_to_video import NUMBERS, ConditionedNetwork, ImageC
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import read_json
 
 FORMAT = 1
 COSINE_V = {
@@ -292,12 +293,13 @@ def read_settings(directory: str | Path) -> Settings:
         WeightsError: The folder is no model folder of ours, or a setting is unknown.
     """
     folder = Path(directory)
+    files = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
+    for file in files:
+        if not file.is_file():
+            raise WeightsError(f"'{folder}' is no model folder: '{file}' is missing.")
+    index, scheduler = (read_json(file) for file in files)
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         ours = dict(index["kineograph"])
-    except FileNotFoundError as error:
-        raise WeightsError(f"'{folder}' is no model folder: '{error.filename}' is missing.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"'{folder}/model_index.json' does not describe a Kineograph model ({error}).") from error
     if ours.pop("format", None) != FORMAT:
@@ -306,9 +308,28 @@ def read_settings(directory: str | Path) -> Settings:
     for name in ours:
         if name not in allowed:
             raise unknown("setting in model_index.json", name, allowed, WeightsError)
+        _check_kind(name, ours[name], folder)
     if ours.get("data_scale") is not None:
         ours["data_scale"] = tuple(ours["data_scale"])
     return replace(Settings(), **ours, scheduler=scheduler)
+
+
+def _check_kind(name: str, value: Any, folder: Path) -> None:
+    """Refuse a setting of another kind than its default, or a negative number.
+
+    Raises:
+        WeightsError: Names it.
+    """
+    default = getattr(Settings(), name)
+    if name == "data_scale":
+        fits = value is None or (isinstance(value, list) and [type(item) for item in value] == [float, int])
+    elif isinstance(default, bool | str):
+        fits = isinstance(value, type(default))
+    else:
+        fits = isinstance(value, int if isinstance(default, int) else int | float) and not isinstance(value, bool)
+        fits = fits and 0 <= value < float("inf")
+    if not fits:
+        raise WeightsError(f"'{folder}/model_index.json' sets {name}={value!r}, which is no value of that setting.")
 
 
 def load_latent_video(directory: str | Path) -> LatentVideoModel:

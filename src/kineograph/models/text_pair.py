@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kineograph.models.text import TextEncoder, in_names_of, load_tokenizer
-from kineograph.models.weights import load_strictly, read_folder, read_json
+from kineograph.models.weights import built, load_strictly, read_folder, read_json
 
 
 class TwoTextEncoders(nn.Module):
@@ -108,8 +108,9 @@ def _tower(kind: Any, weights: Path, words: Path) -> TextEncoder:
     from transformers import CLIPTextConfig
 
     config = CLIPTextConfig.from_dict(read_json(weights / "config.json"))
-    model = kind(config)
-    load_strictly(model, in_names_of(model, read_folder(weights, "model")), str(weights))
+    tensors = read_folder(weights, "model")
+    model = built(lambda: kind(config), tensors, str(weights))
+    load_strictly(model, in_names_of(model, tensors), str(weights))
     tokenizer = load_tokenizer(words)
     longest = min(tokenizer.model_max_length, config.max_position_embeddings)
     return TextEncoder(model, tokenizer, longest, pooled_first=False, masked=False)

@@ -21,7 +21,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kineograph.errors import InputError, WeightsError, unknown
-from kineograph.models.weights import WEIGHTS, read_folder, read_json, read_safetensors, write_json, write_safetensors
+from kineograph.models.weights import (
+    WEIGHTS,
+    built,
+    read_folder,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
 from kineograph.temporal.frames import Clip, clip_of
 from kineograph.temporal.inflate import (
     inflate,
@@ -199,8 +207,9 @@ class VideoUNet(nn.Module):
         name = config.get("_class_name", "UNet2DConditionModel")
         if name not in UNETS + TRANSFORMERS:
             raise unknown("image network class", name, UNETS + TRANSFORMERS, WeightsError)
-        unet = getattr(diffusers, name).from_config(config)
-        load_spatial_state_dict(unet, read_folder(root / "unet"))
+        weights = read_folder(root / "unet")
+        unet = built(lambda: getattr(diffusers, name).from_config(config), weights, str(root / "unet"))
+        load_spatial_state_dict(unet, weights)
         model = cls(unet, read_plan(root / "temporal.json"))
         if model.plan is not None:
             load_temporal_state_dict(unet, read_safetensors(root / "temporal.safetensors"))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kineograph.errors import WeightsError
+from kineograph.errors import KineographError, WeightsError
 from kineograph.temporal.finite import not_finite
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -68,11 +70,13 @@ def read_weights(file: str | Path) -> dict[str, Any]:
         What the file holds: tensors by name, for PyTorch files perhaps nested and beside other data.
 
     Raises:
-        WeightsError: It is missing or unreadable, or it holds Python objects, which could run code.
+        WeightsError: It is missing or unreadable, it holds Python objects, which could run code, or it would take more
+            memory than it is long.
     """
     path = Path(file)
     if path.suffix == ".safetensors" or not path.is_file():
         return dict(read_safetensors(path))
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals([(_StandIn, name) for name in _STAND_INS]):
             content = torch.load(str(path), map_location="cpu", weights_only=True)
@@ -80,7 +84,55 @@ def read_weights(file: str | Path) -> dict[str, Any]:
         raise WeightsError(_refusal(path, error)) from error
     if not isinstance(content, dict):
         raise WeightsError(f"'{path}' holds one {type(content).__name__}, not weights by name.")
+    _check_stored(content, path)
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a PyTorch file that unpacks to more than it is long: PyTorch stores its parts as they are.
+
+    Raises:
+        WeightsError: It is compressed, or its parts overlap.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch says what is wrong with it
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise WeightsError(
+            f"'{path}' is an archive that unpacks to more than it is long, as no file that PyTorch wrote does. It is "
+            "not read; ask for the safetensors version."
+        )
+
+
+def _check_stored(content: Any, path: Path, depth: int = 0) -> None:
+    """Refuse tensors that claim more values than the file holds, which would be made when they are first used.
+
+    Raises:
+        WeightsError: Names the first.
+    """
+    for name, value in content.items():
+        if isinstance(value, Mapping) and depth < MAX_DEPTH:
+            _check_stored(value, path, depth + 1)
+        elif isinstance(value, Tensor) and not _is_stored(value):
+            raise WeightsError(
+                f"'{path}' holds a tensor '{name}' that is not stored whole (shape {tuple(value.shape)}), as no "
+                "checkpoint does. It is not read; ask for the safetensors version."
+            )
+
+
+MAX_DEPTH = 8
+"""How deep weights may lie in the data that training scripts store them with."""
+
+
+def _is_stored(value: Tensor) -> bool:
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 class _StandIn:
@@ -116,8 +168,26 @@ def find_weights(folder: str | Path, stem: str = WEIGHTS) -> list[Path]:
                 return [whole]
             for index in (f"{name}.{ending}.index{variant}.json", f"{name}{variant}.{ending}.index.json"):
                 if (root / index).is_file():
-                    return [root / part for part in sorted(set(read_json(root / index)["weight_map"].values()))]
+                    return _shards(root / index)
     raise WeightsError(f"'{root}' holds no weights: there is no {stem}.safetensors and no {other}.bin.")
+
+
+def _shards(index: Path) -> list[Path]:
+    """Return the files that an index names, all in its own folder.
+
+    Raises:
+        WeightsError: It names none, or one elsewhere.
+    """
+    parts = _read_object(index).get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        raise WeightsError(f"'{index}' names no files of weights.")
+    for part in parts.values():
+        if not isinstance(part, str) or Path(part).name != part or part in ("", ".", ".."):
+            raise WeightsError(
+                f"'{index}' names a file of weights '{part}' outside its own folder, which is not read. It must be the "
+                "name of a file beside it."
+            )
+    return [index.parent / part for part in sorted(set(parts.values()))]
 
 
 def read_folder(folder: str | Path, stem: str = WEIGHTS) -> dict[str, Tensor]:
@@ -133,16 +203,48 @@ def read_folder(folder: str | Path, stem: str = WEIGHTS) -> dict[str, Tensor]:
     return tensors
 
 
+LARGEST, DEEPEST, LONGEST = 10**7, 512, 1000
+"""No configuration has a whole number above the first, more layers than the second, or a longer list than the third."""
+
+
 def read_json(file: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a configuration, a JSON object.
 
     Raises:
-        WeightsError: The file is missing or holds none.
+        WeightsError: The file is missing, holds none, or holds sizes that no model has.
     """
+    content = _read_object(file)
+    for name, value in content.items():
+        _check_sane(name, value, file)
+    return content
+
+
+def _check_sane(name: str, value: Any, file: str | Path) -> None:
+    """Refuse sizes that would fill the memory or never end.
+
+    Raises:
+        WeightsError: Names the first.
+    """
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            _check_sane(inner, item, file)
+    elif isinstance(value, list):
+        limit = LONGEST if all(isinstance(item, float) for item in value) else DEEPEST
+        if len(value) > limit:
+            raise WeightsError(f"'{file}' has {len(value)} entries in '{name}'; at most {limit} are believed.")
+        for item in value:
+            _check_sane(name, item, file)
+    elif isinstance(value, int):
+        limit = DEEPEST if "layers" in name or name == "depth" else LARGEST
+        if abs(value) > limit:
+            raise WeightsError(f"'{file}' says {name}={value}; at most {limit} is believed. The file is damaged.")
+
+
+def _read_object(file: str | Path) -> dict[str, Any]:
     path = Path(file)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"'{path}' cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise WeightsError(f"'{path}' does not hold a JSON object.")
@@ -188,12 +290,14 @@ def _partial(path: Path) -> Path:
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse NaN and infinite weights.
+    """Refuse NaN and infinite weights, and tensors without any value.
 
     Raises:
         WeightsError: Names the first such tensor.
     """
     for name, tensor in tensors.items():
+        if not tensor.numel():
+            raise WeightsError(f"'{where}' holds a weight '{name}' without values, of shape {tuple(tensor.shape)}.")
         if not_finite(tensor):
             raise WeightsError(
                 f"'{where}' holds values that are not finite (NaN or infinity) in '{name}'. "
@@ -231,9 +335,59 @@ def load_diffusers(cls: type[Network], directory: str | Path) -> Network:
     folder = Path(directory)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"'{folder}' is no diffusers model folder: there is no config.json.")
-    model = cls.from_config(cls.load_config(str(folder)))  # pyright: ignore[reportAttributeAccessIssue]
-    load_strictly(model, read_folder(folder), str(folder))
+    config, tensors = read_json(folder / "config.json"), read_folder(folder)
+    build: Callable[[], Network] = lambda: cls.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
+    model = built(build, tensors, str(folder))
+    load_strictly(model, tensors, str(folder))
     return model
+
+
+def built(build: Callable[[], Network], tensors: Mapping[str, Tensor], where: str) -> Network:
+    """Build a network for weights, unless it would be far larger than they are.
+
+    Args:
+        build: Builds it.
+        tensors: The weights.
+        where: For the message.
+
+    Raises:
+        WeightsError: The configuration cannot be of these weights.
+    """
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in build().parameters())
+    given = sum(tensor.numel() for tensor in tensors.values())
+    if wanted > 2 * given + 10**6:
+        raise WeightsError(
+            f"The configuration in '{where}' describes a network of {wanted:,} values, and its weights are {given:,}: "
+            "they do not belong together."
+        )
+    return build()
+
+
+@contextmanager
+def readable(where: str | Path) -> Iterator[None]:
+    """Inside, whatever a file makes fail that is nobody's model is one error that says so.
+
+    Args:
+        where: The file or folder, for the message.
+
+    Raises:
+        WeightsError: Something failed that was not foreseen; the cause is attached.
+    """
+    try:
+        yield
+    except KineographError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise WeightsError(f"'{where}' cannot be read: {error}.") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")[:200]
+        raise WeightsError(
+            f"'{where}' cannot be read as a model: it is damaged, or made for something else "
+            f"({type(error).__name__}: {reason})."
+        ) from error
 
 
 def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
