@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     check_entries()
     record = opened(options)
+    options.base = image_base(options)
     for name in options.systems:
         if name in record["rows"]:
             say(f"{name}: done already")
@@ -135,6 +136,18 @@ def opened(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"{RECORD} is of a league with other rules, {record['rules']}; give those, or --fresh.")
     shutil.rmtree(options.work, ignore_errors=True)
     return {"rules": rules, "rows": {}}
+
+
+def image_base(options: argparse.Namespace) -> Path:
+    """Write the image model that all start from, the base without its temporal layers, once; return its folder."""
+    folder = options.work / "base"
+    if not (folder / "model_index.json").is_file():
+        parts = open_model(options.base)
+        assert isinstance(parts, LatentVideoModel)
+        network = VideoUNet(strip(parts.network.unet)).eval()
+        settings = replace(parts.settings, name="image model", system="image", num_frames=1)
+        LatentVideoModel(network, parts.autoencoder, parts.text, settings).save_pretrained(folder, torch.float32)
+    return folder
 
 
 def say(line: str) -> None:
@@ -284,10 +297,8 @@ def untrained(name: str, options: argparse.Namespace) -> dict[str, object]:
     """Draw what needs no training."""
     parts = open_model(options.base)
     assert isinstance(parts, LatentVideoModel)
-    if name in systems():
-        parts = with_system(parts, name)
-    else:
-        parts.network = VideoUNet(strip(parts.network.unet)).eval()
+    parts = with_system(parts, name) if name in systems() else parts
+    parts.settings = replace(parts.settings, num_frames=options.frames)
     seconds, clip = timed(lambda: prompted(Model(parts), options.frames))
     draw(clip, name)
     return {"trained": 0, "steps": 0, "minutes": 0.0, "before": None, "after": None, "seconds_per_clip": seconds}

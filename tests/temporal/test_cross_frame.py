@@ -156,3 +156,4 @@ class TestSampling:
     def test_stages_scale_with_the_steps(self):
         assert text2video_zero.stages(50, Text2VideoZeroConfig()) == (2, 5)
         assert text2video_zero.stages(30, Text2VideoZeroConfig()) == (1, 3)
+        assert text2video_zero.stages(3, Text2VideoZeroConfig()) == (0, 1)

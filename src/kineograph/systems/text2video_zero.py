@@ -113,8 +113,9 @@ def smooth_background(x: Tensor, masks: Tensor, config: Text2VideoZeroConfig) ->
 
 
 def stages(steps: int, config: Text2VideoZeroConfig) -> tuple[int, int]:
-    """Return after how many of the steps the frames part, and after how many the first one is moved."""
-    return tuple(round(steps * (1 - (left + 1) / PUBLISHED_STEPS)) for left in (config.noised_to, config.moved_at))  # pyright: ignore[reportReturnType]
+    """Return after how many of the steps the frames part, and after how many, one more at least, the first is moved."""
+    parted, moved = (round(steps * (1 - (left + 1) / PUBLISHED_STEPS)) for left in (config.noised_to, config.moved_at))
+    return parted, max(moved, parted + 1)
 
 
 def sample(
