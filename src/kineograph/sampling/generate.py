@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +16,12 @@ import kineograph
 from kineograph.checkpoints.load import Loaded, load_checkpoint
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
-from kineograph.errors import InputError, KineographError, WeightsError, nearest, unknown
-from kineograph.models.devices import best_device, has_bf16
+from kineograph.errors import InputError, WeightsError, nearest, unknown
+from kineograph.models.devices import best_device
 from kineograph.models.image_to_video_folder import holds_image_to_video, load_image_to_video_folder
 from kineograph.models.latent_video import Condition, LatentVideoModel, draw_noise, step_noise
 from kineograph.models.picture import PictureVideoModel
+from kineograph.sampling.options import Progress, autocast, check_finite, check_seed, filled, versions
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.video import Video
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from kineograph.sampling.picture_and_text import PictureAndText
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
-MAX_SEED = 2**63 - 1
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": samplers.ddim,
     "ddpm": samplers.ddpm,
@@ -47,7 +45,6 @@ SPACINGS = dict.fromkeys(("dpm++", "sde-dpm++", "unipc"), "log_snr")
 """Where timesteps lie for the samplers that want them elsewhere than `"trailing"` (`docs/process/samplers.md`)."""
 SCHEDULER = "scheduler"
 """The sampler that the checkpoint's own scheduler configuration describes, with its spacing of timesteps."""
-Progress = Callable[[samplers.Step], None]
 
 
 class Model:
@@ -111,21 +108,21 @@ class Model:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         own = self.settings
         options = {
-            "num_frames": own.num_frames if num_frames is None else num_frames,
-            "height": height or own.height,
-            "width": width or own.width,
-            "num_inference_steps": num_inference_steps or own.num_inference_steps,
-            "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
-            "sampler": sampler or own.sampler,
-            "negative_prompt": negative_prompt,
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "sampler": sampler,
         }
+        options = {**filled(own, options), "negative_prompt": negative_prompt}
         seeds = _seeds(seed, prompts)
         check_options(prompts, options, own.num_frames, self.parts.schedule.num_timesteps)
-        with _autocast(self.parts.device, precision):
+        with autocast(self.parts.device, precision):
             latents = sample_latents(self.parts, prompts, seeds, options, callback)
             check_finite(latents, "the denoiser")
             frames = [self.parts.autoencoder.decode(clip[None])[0].float() for clip in latents]
-        made = {"model": own.name, "fps": fps or own.fps, **options, "versions": _versions()}
+        made = {"model": own.name, "fps": fps or own.fps, **options, "versions": versions()}
         return _one_or_all(
             prompt,
             [
@@ -236,45 +233,18 @@ def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frame
         raise InputError(f"--guidance-scale must be from 0 to 100, not {scale}.")
 
 
-def check_finite(tensor: Tensor, phase: str) -> Tensor:
-    """Return the tensor, or refuse it if a value is NaN or infinite.
-
-    Raises:
-        KineographError: Names the phase.
-    """
-    if not bool(torch.isfinite(tensor).all()):
-        raise KineographError(
-            f"{phase} produced values that are not finite. Try --precision fp32; if it stays, the weights are damaged."
-        )
-    return tensor
-
-
 def _seeds(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int]:
     """Return one seed per prompt."""
     seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int) else [int(s) for s in seed]
     if len(seeds) != len(prompts):
         raise InputError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one per prompt.")
     for value in seeds:
-        if not 0 <= value <= MAX_SEED:
-            raise InputError(f"--seed must be from 0 to 2**63 - 1, not {value}.")
+        check_seed(value)
     return seeds
 
 
 def _one_or_all(prompt: str | Sequence[str], videos: list[Video]) -> Video | list[Video]:
     return videos[0] if isinstance(prompt, str) else videos
-
-
-def _autocast(device: torch.device, precision: str):
-    """Return the autocast context for a precision wish."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise unknown("--precision", precision, ("auto", "bf16", "fp32"))
-    wanted = precision == "bf16" or (precision == "auto" and has_bf16())
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions that decide the numbers."""
-    return {"kineograph": kineograph.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def bundled() -> list[str]:

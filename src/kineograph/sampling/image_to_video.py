@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from kineograph.diffusion.noise import iid
 from kineograph.errors import InputError
 from kineograph.models.devices import best_device
 from kineograph.models.image_to_video import ImageCondition, ImageToVideoModel, augmentation_noise, interpolate
-from kineograph.sampling.generate import MAX_SEED, Progress, check_finite
-from kineograph.sampling.generate import _autocast as autocast
-from kineograph.sampling.generate import _versions as versions
+from kineograph.sampling.options import Limits, Progress, autocast, check_finite, check_limits, filled, versions
 from kineograph.video import Video
 
 Picture = Any  # a path, a PIL image, a Video (its first frame), or a tensor (3, height, width) in [-1, 1]
@@ -87,17 +84,18 @@ class ImageToVideo:
         own = self.settings
         if own.given != "picture":
             raise InputError(f"'{own.name}' makes the frames between given ones: kineograph generate --between CLIP.")
-        options: dict[str, Any] = {
-            "num_frames": own.num_frames if num_frames is None else num_frames,
-            "height": own.height if height is None else height,
-            "width": own.width if width is None else width,
-            "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            "min_guidance_scale": own.min_guidance_scale if min_guidance_scale is None else min_guidance_scale,
-            "max_guidance_scale": own.max_guidance_scale if max_guidance_scale is None else max_guidance_scale,
-            "fps": own.fps if fps is None else fps,
-            "motion_bucket_id": own.motion_bucket_id if motion_bucket_id is None else motion_bucket_id,
-            "noise_aug_strength": own.noise_aug_strength if noise_aug_strength is None else noise_aug_strength,
+        given = {
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "num_inference_steps": num_inference_steps,
+            "min_guidance_scale": min_guidance_scale,
+            "max_guidance_scale": max_guidance_scale,
+            "fps": fps,
+            "motion_bucket_id": motion_bucket_id,
+            "noise_aug_strength": noise_aug_strength,
         }
+        options = filled(own, given)
         check_options(options, seed, own.num_frames)
         chunk = own.decode_chunk_size if decode_chunk_size is None else decode_chunk_size
         with autocast(self.parts.device, precision):
@@ -140,12 +138,8 @@ class ImageToVideo:
         if own.given != "frames":
             raise InputError(f"'{own.name}' makes clips from a picture, not the frames between given ones.")
         between = own.num_frames - 2 if between is None else between
-        options: dict[str, Any] = {
-            "between": between,
-            "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            "motion_bucket_id": own.motion_bucket_id if motion_bucket_id is None else motion_bucket_id,
-            "fps": clip.fps * (between + 1),
-        }
+        given = {"num_inference_steps": num_inference_steps, "motion_bucket_id": motion_bucket_id}
+        options = {"between": between, **filled(own, given), "fps": clip.fps * (between + 1)}
         check_limits(options, seed, (("between", 1, 4 * own.num_frames), ("num_inference_steps", 1, 1000)))
         with autocast(self.parts.device, precision):
             latents = check_finite(sample_between(self.parts, clip, seed, options, callback), "the denoiser")
@@ -280,7 +274,7 @@ def check_options(options: dict[str, Any], seed: int, trained_frames: int) -> No
     Raises:
         InputError: Names the flag, what was given and what is allowed.
     """
-    limits: Sequence[tuple[str, float, float]] = (
+    limits: Limits = (
         ("num_inference_steps", 1, 1000),
         ("num_frames", 1, 4 * trained_frames),
         ("min_guidance_scale", 0, 100),
@@ -289,19 +283,6 @@ def check_options(options: dict[str, Any], seed: int, trained_frames: int) -> No
         ("width", 1, 8192),
     )
     check_limits(options, seed, limits)
-
-
-def check_limits(options: dict[str, Any], seed: int, limits: Sequence[tuple[str, float, float]]) -> None:
-    """Refuse options outside `(name, lowest, highest)`, and a seed that is none.
-
-    Raises:
-        InputError: Names the flag, what was given and what is allowed.
-    """
-    for name, low, high in limits:
-        if not low <= options[name] <= high:
-            raise InputError(f"--{name.replace('_', '-')} must be from {low:g} to {high:g}, not {options[name]}.")
-    if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"--seed must be from 0 to 2**63 - 1, not {seed}.")
 
 
 def load_image_to_video(

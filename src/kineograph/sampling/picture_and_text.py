@@ -17,10 +17,9 @@ from kineograph.diffusion.levels import Levels
 from kineograph.errors import InputError
 from kineograph.models.latent_video import LatentVideoModel, Settings, draw_noise, step_noise
 from kineograph.models.picture import PictureTokens
-from kineograph.sampling.generate import MAX_SEED, SCHEDULER, Progress, check_finite
-from kineograph.sampling.generate import _autocast as autocast
-from kineograph.sampling.generate import _versions as versions
+from kineograph.sampling.generate import SCHEDULER
 from kineograph.sampling.image_to_video import Picture, prepare_picture
+from kineograph.sampling.options import Progress, autocast, check_finite, check_limits, filled, versions
 from kineograph.video import Video
 
 ETA = 1.0  # scripts/run_image2video.sh
@@ -93,15 +92,14 @@ class PictureAndText:
             KineographError: The network produced values that are not finite.
         """
         own = self.parts.settings
-        options: dict[str, Any] = {
-            "num_frames": own.num_frames if num_frames is None else num_frames,
-            "height": own.height if height is None else height,
-            "width": own.width if width is None else width,
-            "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
-            "eta": eta,
-            "negative_prompt": negative_prompt,
+        given = {
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
         }
+        options = {**filled(own, given), "eta": eta, "negative_prompt": negative_prompt}
         check_options(options, seed, own.num_frames, self.parts.schedule.num_timesteps)
         with autocast(self.parts.device, precision):
             latents = self._sample(prompt, image, seed, options, callback)
@@ -148,8 +146,4 @@ def check_options(options: dict[str, Any], seed: int, trained_frames: int, num_t
         ("guidance_scale", 0, 100),
         ("eta", 0, 1),
     )
-    for name, low, high in limits:
-        if not low <= options[name] <= high:
-            raise InputError(f"--{name.replace('_', '-')} must be from {low} to {high}, not {options[name]}.")
-    if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"--seed must be from 0 to 2**63 - 1, not {seed}.")
+    check_limits(options, seed, limits)
