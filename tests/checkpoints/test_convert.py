@@ -78,6 +78,9 @@ def test_videocrafter_file_there_and_back(pipelines, file, tmp_path):
     _, pipe = pipelines("image_pipeline")
     network = system_network("videocrafter", "v2")
     tensors = tiny.under(tiny.UNET, original("videocrafter", network)) | tiny.under(tiny.VAE, tiny.ldm_vae(pipe.vae))
+    tensors["scale_arr"] = torch.cat(
+        [torch.linspace(1, 0.7, 400, dtype=torch.float64).float(), torch.full((1000,), 0.7)]
+    )
     text = tiny.open_clip_text(pipe.text_encoder)
     convert(file(tensors | tiny.under(tiny.OPEN_TEXT, text)), tmp_path / "ours", "kineograph")
     convert(tmp_path / "ours", tmp_path / "back.safetensors", "original")
