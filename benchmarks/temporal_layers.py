@@ -1,6 +1,6 @@
 """Time our temporal layers beside diffusers' on the same weights, interleaved in one run.
 
-    python benchmarks/temporal_layers.py [--threads 1] [--repeats 7] [--clock wall] [--json FILE]
+    python benchmarks/temporal_layers.py [--threads 1] [--repeats 7] [--clock wall] [--dtypes float32] [--json FILE]
 
 Prints medians in milliseconds and the ratio diffusers / ours (above 1: ours is faster), forward and forward + backward,
 and the largest difference of the outputs relative to the largest value.
@@ -18,6 +18,7 @@ from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from einops import rearrange
 
+from kineograph.models.devices import has_bf16
 from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap
 from kineograph.temporal.attend import attend
 from kineograph.temporal.attention import TemporalTransformer
@@ -25,6 +26,8 @@ from kineograph.temporal.convolution import TemporalConvolution
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
+DTYPES = ("float32", "bfloat16")
+KINDS = ("convolution", "attention", "transformer")
 CASES = [(160, 16, 16), (320, 16, 16), (320, 8, 16), (320, 16, 8), (640, 8, 16), (320, 16, 24)]
 """Channels, height and width, frames."""
 
@@ -120,16 +123,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: fair on a busy machine with one thread")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, default=DTYPES[: 1 + has_bf16()], help="default: in hardware"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rows = []
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in options.dtypes:
         for case in CASES:
-            for kind in ("convolution", "attention", "transformer"):
-                row = measure(kind, *case, dtype, options.repeats, CLOCKS[options.clock])
+            for kind in options.kinds:
+                row = measure(kind, *case, getattr(torch, dtype), options.repeats, CLOCKS[options.clock])
                 rows.append(row)
                 if len(rows) == 1:
                     print("  ".join(row))

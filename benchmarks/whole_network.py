@@ -1,9 +1,12 @@
 """Time ModelScopeT2V's whole network beside diffusers' on the same weights, and measure each one's memory alone.
 
-    python benchmarks/whole_network.py [--frames 8 16] [--rounds 3] [--small] [--threads 2]
+    python benchmarks/whole_network.py [--frames 8 16] [--dtype float32] [--rounds 3] [--small] [--threads 2]
 
-Published size (1.4 B parameters), bfloat16, 32x32 latents. The two take turns in one process; memory is the peak of a
-process that builds and runs only one of them. Writes `whole_network.json` and a table in `whole_network.md`.
+Published size (1.4 B parameters), 32x32 latents, in the type that the machine computes in unless another is asked for:
+a type that it has no arithmetic for is emulated, and the record says so. The two take turns in one process; memory is
+the peak of a process that builds and runs only one of them. The share of the ceiling is that of the machine's fastest
+matrix product in the same type: where both sides are near it, no other order of the same arithmetic is much faster.
+Writes `whole_network.json` and a table in `whole_network.md`.
 """
 
 from __future__ import annotations
@@ -15,10 +18,14 @@ import sys
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging
 
-from kineograph.cli._timing import take_turns
+from kineograph.cli._timing import floating_point_operations, matmul_ceiling, take_turns
 from kineograph.cli.bench import OURS, THEIRS, Size, _call_theirs, _inflated, _reference
+from kineograph.models.devices import has_bf16
+from kineograph.models.weights import write_json, write_text
 
+DTYPES = ("float32", "bfloat16")
 HERE = Path(__file__).parent
 CHANNELS = (320, 640, 1280, 1280)
 PUBLISHED = Size(
@@ -31,17 +38,22 @@ def main() -> None:
     """Measure and write."""
     options = arguments()
     torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()  # diffusers warns at every cast, of no modules at all
     size = SMALL if options.small else PUBLISHED
     if options.alone:
-        print(peak_memory(size, options.alone, options.frames[0]))
+        print(peak_memory(size, options.alone, options.frames[0], options.dtype))
         return
-    rows = compare(size, options.frames, options.rounds)
+    print(described(options), flush=True)
+    rows = compare(size, options)
     for frames, row in rows.items():
         for side in (OURS, THEIRS):
             row[f"memory {side}"] = in_fresh_process(side, frames, options)
         print(frames, json.dumps(row), flush=True)
-    (HERE / "whole_network.json").write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=1) + "\n")
-    (HERE / "whole_network.md").write_text(page(rows, options))
+    record = {"threads": options.threads, "dtype": options.dtype, "in hardware": in_hardware(options.dtype)}
+    write_json(
+        {**record, "rows": {str(frames): row for frames, row in rows.items()}}, options.output / "whole_network.json"
+    )
+    write_text(page(rows, options), options.output / "whole_network.md")
 
 
 def arguments() -> argparse.Namespace:
@@ -50,25 +62,50 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 16], help="frames per clip")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is timed")
     parser.add_argument("--threads", type=int, default=2, help="threads")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default=DTYPES[has_bf16()], help="type of weights and input (default: in hardware)"
+    )
+    parser.add_argument("--output", type=Path, default=HERE, help="folder of the record")
     parser.add_argument("--small", action="store_true", help="a small network, to try the script")
     parser.add_argument("--alone", choices=(OURS, THEIRS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def networks(size: Size, wanted: tuple[str, ...]) -> dict[str, torch.nn.Module]:
-    """Build the wanted sides in bfloat16, with one set of weights."""
-    theirs = _reference(size, torch.Generator().manual_seed(0)).eval().bfloat16()
+def in_hardware(dtype: str) -> bool:
+    """Say whether this machine computes in a type, or emulates it."""
+    return dtype == "float32" or has_bf16()
+
+
+def described(options: argparse.Namespace) -> str:
+    """Say in which type is measured."""
+    return f"{options.dtype}, {'in hardware' if in_hardware(options.dtype) else 'EMULATED on this machine'}"
+
+
+def networks(size: Size, wanted: tuple[str, ...], dtype: str) -> dict[str, torch.nn.Module]:
+    """Build the wanted sides in one type, with one set of weights."""
+    kind = getattr(torch, dtype)
+    theirs = _reference(size, torch.Generator().manual_seed(0)).eval().to(kind)
     built = {THEIRS: theirs}
     if OURS in wanted:
-        built[OURS] = _inflated(size, theirs).eval().bfloat16()
+        built[OURS] = _inflated(size, theirs).eval().to(kind)
+        share_weights(built[OURS], theirs)
     return {name: built[name] for name in wanted}
 
 
-def inputs(size: Size, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+def share_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """Let parameters of the same name, shape and values be one tensor, so that both sides fit into memory."""
+    named = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        other = named.get(name.removeprefix("unet."))
+        if other is not None and other.shape == parameter.shape and torch.equal(other, parameter):
+            parameter.data = other.data
+
+
+def inputs(size: Size, frames: int, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a clip and its context."""
-    generator = torch.Generator().manual_seed(1)
+    generator, kind = torch.Generator().manual_seed(1), getattr(torch, dtype)
     clip = torch.randn(1, frames, 4, size.latent, size.latent, generator=generator)
-    return clip.bfloat16(), torch.randn(1, size.tokens, size.context_dim, generator=generator).bfloat16()
+    return clip.to(kind), torch.randn(1, size.tokens, size.context_dim, generator=generator).to(kind)
 
 
 def works(built: dict[str, torch.nn.Module], clip: torch.Tensor, context: torch.Tensor) -> dict:
@@ -81,30 +118,34 @@ def works(built: dict[str, torch.nn.Module], clip: torch.Tensor, context: torch.
 
 
 @torch.inference_mode()
-def compare(size: Size, frame_counts: list[int], rounds: int) -> dict[int, dict[str, float]]:
+def compare(size: Size, options: argparse.Namespace) -> dict[int, dict[str, float]]:
     """Time both sides by turns for each number of frames."""
-    built, rows = networks(size, (OURS, THEIRS)), {}
-    for frames in frame_counts:
-        rivals = works(built, *inputs(size, frames))
+    ceiling = matmul_ceiling(options.dtype, "cpu")
+    built, rows = networks(size, (OURS, THEIRS), options.dtype), {}
+    for frames in options.frames:
+        rivals = works(built, *inputs(size, frames, options.dtype))
         ours, theirs = rivals[OURS]().float(), rivals[THEIRS]().float()
-        timings = take_turns(rivals, rounds, warm_up=0)
+        operations = floating_point_operations(rivals[THEIRS])
+        timings = take_turns(rivals, options.rounds, warm_up=0)
         rows[frames] = {
             f"seconds {OURS}": timings[OURS].median,
             f"seconds {THEIRS}": timings[THEIRS].median,
             "ratio": timings[THEIRS].median / timings[OURS].median,
+            f"share of ceiling {OURS}": operations / timings[OURS].median / ceiling,
+            f"share of ceiling {THEIRS}": operations / timings[THEIRS].median / ceiling,
             "difference": float((ours - theirs).abs().max() / theirs.abs().max()),
         }
     return rows
 
 
 @torch.inference_mode()
-def peak_memory(size: Size, side: str, frames: int) -> float:
+def peak_memory(size: Size, side: str, frames: int, dtype: str) -> float:
     """Build one side, run it once, and return what the step added to the process's peak, in GiB.
 
     The weights' own memory is left out: both sides hold the same.
     """
-    built = networks(size, (OURS, THEIRS) if side == OURS else (THEIRS,))
-    work = works({side: built[side]}, *inputs(size, frames))[side]
+    built = networks(size, (OURS, THEIRS) if side == OURS else (THEIRS,), dtype)
+    work = works({side: built[side]}, *inputs(size, frames, dtype))[side]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
     before = _status("VmRSS")
     work()
@@ -120,23 +161,36 @@ def _status(field: str) -> float:
 def in_fresh_process(side: str, frames: int, options: argparse.Namespace) -> float:
     """Measure the memory of one side in a process of its own."""
     words = ["--alone", side, "--frames", str(frames), "--threads", str(options.threads)]
+    words += ["--dtype", options.dtype]
     words += ["--small"] if options.small else []
     done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.split()[-1])
+
+
+COLUMNS = {
+    "kineograph, s": (f"seconds {OURS}", ".2f"),
+    "diffusers, s": (f"seconds {THEIRS}", ".2f"),
+    "ratio": ("ratio", ".2f"),
+    "of ceiling": (f"share of ceiling {OURS}", ".0%"),
+    "diffusers' share": (f"share of ceiling {THEIRS}", ".0%"),
+    "kineograph, GiB": (f"memory {OURS}", ".2f"),
+    "diffusers, GiB": (f"memory {THEIRS}", ".2f"),
+    "difference": ("difference", ".1e"),
+}
 
 
 def page(rows: dict[int, dict[str, float]], options: argparse.Namespace) -> str:
     """Return the Markdown record."""
     head = (
         "# One denoising step of ModelScopeT2V beside diffusers\n\nWritten by `python benchmarks/whole_network.py`; "
-        f"medians of {options.rounds} rounds by turns, {options.threads} threads, bfloat16, 32x32 latents. Memory is "
-        "what a step adds to the weights.\n\n"
-        "| frames | kineograph, s | diffusers, s | ratio | kineograph, GiB | diffusers, GiB | difference |\n"
-        "| --: | --: | --: | --: | --: | --: | --: |\n"
+        f"medians of {options.rounds} rounds by turns, {options.threads} threads, {described(options)}, 32x32 latents. "
+        "Memory is what a step adds to the weights. The ceiling is the rate of a large matrix product in this type; "
+        "shares are of diffusers' count of operations.\n\n"
     )
-    line = "| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.1e} |\n"
-    keys = ("seconds kineograph", "seconds diffusers", "ratio", "memory kineograph", "memory diffusers", "difference")
-    return head + "".join(line.format(frames, *(row[key] for key in keys)) for frames, row in rows.items())
+    table = [f"| frames | {' | '.join(COLUMNS)} |", "| --: " * (len(COLUMNS) + 1) + "|"]
+    for frames, row in rows.items():
+        table.append(f"| {frames} | " + " | ".join(format(row[key], form) for key, form in COLUMNS.values()) + " |")
+    return head + "\n".join(table) + "\n"
 
 
 if __name__ == "__main__":

@@ -135,7 +135,9 @@ def opened(options: argparse.Namespace) -> dict[str, Any]:
             return record
         raise SystemExit(f"{RECORD} is of a league with other rules, {record['rules']}; give those, or --fresh.")
     shutil.rmtree(options.work, ignore_errors=True)
-    return {"rules": rules, "rows": {}}
+    record = {"rules": rules, "rows": {}}
+    write_json(record, RECORD)  # from now on a killed league goes on
+    return record
 
 
 def image_base(options: argparse.Namespace) -> Path:
