@@ -15,7 +15,8 @@ from films import join, shot, write
 from kineograph.curation.config import CurationConfig, from_json
 from kineograph.curation.parts import read_part
 from kineograph.curation.pipeline import fail
-from kineograph.curation.run import curate, find, gc
+from kineograph.curation.run import curate, gc
+from kineograph.curation.sources import find
 from kineograph.data.manifest import read_manifest
 from kineograph.errors import InputError
 

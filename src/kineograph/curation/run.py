@@ -10,31 +10,26 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kineograph.curation import rows, stretches
+from kineograph.curation import rows, sources, stretches
 from kineograph.curation.config import CurationConfig, scorer_fingerprints
 from kineograph.curation.executors import Executor, executor
-from kineograph.curation.ids import printable, source_id, text_id
 from kineograph.curation.parts import count_rows, is_whole, place_text, read_part, sweep
 from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail, join_scores, scores_of_some
 from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_SOURCES
+from kineograph.curation.sources import Found
 from kineograph.curation.supervise import Allowance, Outcome
 from kineograph.errors import InputError
 
 if TYPE_CHECKING:
-    from kineograph.curation.lists import ListedSource, Listing
-
-SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".tsv", ".srt", ".vtt", ".ass", ".nfo", ".xml", ".yaml"})
-"""Suffixes of files that describe a film of the same name beside them, and are no sources of their own."""
+    from kineograph.curation.lists import Listing
 
 PROCESS = "kineograph.curation.pipeline:process"
 STRETCH = "kineograph.curation.pipeline:stretch"
@@ -43,30 +38,8 @@ CLIPS_PER_TASK = 16
 """A source with more clips is scored in groups, side by side."""
 SUMMARY_FILE = "summary.json"
 
-LISTS = frozenset({".csv", ".tsv", ".jsonl"})
-"""Suffixes of lists of films."""
-
 Progress = Callable[[int, int, str, dict[str, int], float], None]
 """Called with units done, units in all, what is done, the number of sources by status, and multiples of real time."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file below the raw folder.
-
-    Attributes:
-        path: The file, as Python's file-system text.
-        shown: Relative to the raw folder, printable.
-        key: Device, inode, size and time of change, which stand for its content until one of them changes.
-        source_id: Of its bytes; of its name, where it cannot be read.
-        problem: Why it cannot be used, where that is known without opening it.
-    """
-
-    path: str
-    shown: str
-    key: tuple[int, int, int, int]
-    source_id: str = ""
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,8 +127,8 @@ def curate(
         shutil.rmtree(place / rows.TEMPORARY, ignore_errors=True)  # what a kill left behind
         engine = executor(executor_name, workers)
         _remember(place, config)
-        listing = _listing(root, media)
-        found = identify(root, place, listing)
+        listing = sources.listing(root, media)
+        found = sources.identify(root, place, listing)
         if retry:
             _forget_accidents(found, place, config)
         todo, computed = _todo(found, place, config, listing), 0
@@ -204,106 +177,14 @@ def _allowance(config: CurationConfig) -> Allowance:
 # Sources ---------------------------------------------------------------------------------------------------------
 
 
-def _listing(root: Path, media: str | Path | None) -> Listing | None:
-    """Read a list of films, where the raw "folder" is one."""
-    if not root.is_file() or root.suffix.lower() not in LISTS:
-        return None
-    from kineograph.curation.lists import read
-
-    return read(root, media)
-
-
-def find(root: Path, listing: Listing | None = None) -> list[Found]:
-    """List the files below a folder, by path; files that describe a film beside them are left out, hidden ones too."""
-    if listing is not None:
-        base = root.parent
-        paths = [source.path for source in listing.sources]
-        return sorted((_found(str(p), os.path.relpath(p, base), p.parent) for p in paths), key=lambda one: one.shown)
-    if not root.is_dir():
-        return [_found(str(root), root.name, root.parent)]
-    names: list[str] = []
-    for folder, below, files in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if Path(folder, rows.CONFIG_FILE).exists() and Path(folder, PARTS_OF_SOURCES).is_dir():
-            below.clear()  # the output folder of a run
-            continue
-        films = {Path(name).stem for name in files if Path(name).suffix.lower() not in SIDECARS}
-        shown = (name for name in files if not name.startswith("."))
-        names += [os.path.join(folder, n) for n in shown if not _is_sidecar(n, films)]  # noqa: PTH118
-    return sorted((_found(name, os.path.relpath(name, root), root) for name in names), key=lambda one: one.shown)
-
-
-def _is_sidecar(name: str, films: set[str]) -> bool:
-    return Path(name).suffix.lower() in SIDECARS and Path(name).stem in films
-
-
-def _found(path: str, relative: str, root: Path) -> Found:
-    """Look at a file without opening it; links must not lead out of the raw folder."""
-    shown = printable(relative)
-    try:
-        status = os.stat(path)  # noqa: PTH116
-        real = os.path.realpath(path)
-    except OSError as error:
-        return Found(path, shown, (0, 0, 0, 0), text_id("unreadable", shown), str(error.strerror))
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if os.path.islink(path) and not Path(real).is_relative_to(root.resolve()):  # noqa: PTH114
-        return Found(path, shown, key, text_id("link", shown), "a link that leads out of the raw folder")
-    return Found(path, shown, key)
-
-
-def identify(root: Path, out: Path, listing: Listing | None = None) -> list[Found]:
-    """List the sources with their ids; only files that changed since the last run are read."""
-    known = _known(out)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda one: _identified(one, known), find(root, listing)))
-    lines = [json.dumps({**asdict(one), "duplicate_of": twin}) for one, twin in zip(found, _twins(found), strict=True)]
-    text = "".join(line + "\n" for line in lines)
-    target = out / rows.FILES_FILE
-    if not target.exists() or target.read_text(encoding="utf-8") != text:
-        place_text(target, text)
-    return found
-
-
-def _known(out: Path) -> dict[tuple[int, ...], str]:
-    """Return the ids of files seen before, by device, inode, size and time of change."""
-    file = out / rows.FILES_FILE
-    if not file.exists():
-        return {}
-    entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {tuple(entry["key"]): entry["source_id"] for entry in entries if not entry["problem"]}
-
-
-def _identified(one: Found, known: dict[tuple[int, ...], str]) -> Found:
-    if one.problem:
-        return one
-    name = known.get(one.key)
-    if name is None:
-        try:
-            name = source_id(one.path) if one.key[2] and os.path.isfile(one.path) else text_id("file", one.shown)  # noqa: PTH113
-        except OSError as error:
-            return Found(one.path, one.shown, one.key, text_id("unreadable", one.shown), str(error.strerror))
-    return Found(one.path, one.shown, one.key, name)
-
-
-def _twins(found: list[Found]) -> list[str]:
-    """Return for each file the first one with the same bytes; empty for the first itself."""
-    first: dict[str, str] = {}
-    return [twin if (twin := first.setdefault(one.source_id, one.shown)) != one.shown else "" for one in found]
-
-
-def _firsts(found: list[Found]) -> list[Found]:
-    """Return one file for each content."""
-    return [one for one, twin in zip(found, _twins(found), strict=True) if not twin]
-
-
 def _todo(found: list[Found], out: Path, config: CurationConfig, listing: Listing | None) -> list[dict[str, Any]]:
     """Return the items that have no part yet; files known to be useless get theirs at once."""
     plain, items = config.to_json(), []
     listed = {str(source.path): source for source in listing.sources} if listing else {}
-    for one in _firsts(found):
+    for one in sources.firsts(found):
         if is_whole(rows.source_part(out, one.source_id, config.fingerprint)):
             continue
-        caption, spans = _text(one.path, listed.get(one.path))
+        caption, spans = sources.text(one.path, listed.get(one.path))
         item = asdict(Item(one.path, one.shown, one.source_id, str(out), plain, caption, spans))
         if one.problem:
             fail(item, "unsupported" if "link" in one.problem else "unreadable", one.problem)
@@ -314,28 +195,12 @@ def _todo(found: list[Found], out: Path, config: CurationConfig, listing: Listin
 
 def _forget_accidents(found: list[Found], out: Path, config: CurationConfig) -> None:
     """Delete the parts of sources that failed by accident, and before that the summary that counts them."""
-    parts = [rows.source_part(out, one.source_id, config.fingerprint) for one in _firsts(found)]
+    parts = [rows.source_part(out, one.source_id, config.fingerprint) for one in sources.firsts(found)]
     failed = [part for part in parts if is_whole(part) and read_part(part)[0]["status"] in rows.ACCIDENTS]
     if failed:
         (out / SUMMARY_FILE).unlink(missing_ok=True)
     for part in failed:
         part.unlink()
-
-
-def _text(path: str, source: ListedSource | None) -> tuple[str, list[list[Any]]]:
-    """Return a film's caption and those of its stretches."""
-    if source is None:
-        return _sidecar_caption(path), []
-    return source.caption, [[span.start, span.end, span.caption] for span in source.spans]
-
-
-def _sidecar_caption(path: str) -> str:
-    """Return the text of a `.txt` file of the same name, on one line."""
-    try:
-        with open(os.path.splitext(path)[0] + ".txt", encoding="utf-8", errors="replace") as file:  # noqa: PTH122, PTH123
-            return " ".join(file.read(10_000).split())
-    except OSError:
-        return ""
 
 
 def _settle(item: dict[str, Any], outcome: Outcome, out: Path) -> tuple[str, float]:
@@ -419,7 +284,7 @@ def _groups(found: list[Found], out: Path, config: CurationConfig, name: str) ->
     prints = scorer_fingerprints(config)
     shared = {"out": str(out), "config": config.fingerprint, "fingerprints": prints, "options": config.scorers[name]}
     groups = []
-    for one in _firsts(found):
+    for one in sources.firsts(found):
         if is_whole(rows.scores_part(out, name, one.source_id, prints[name])):
             continue
         item = {**shared, "source_id": one.source_id, "scorer": name}
@@ -463,11 +328,11 @@ def _finish(
         place_text(out / SUMMARY_FILE, json.dumps(stored, indent=2) + "\n")
     statuses = stored["statuses"]
     failed = sum(count for status, count in statuses.items() if status in rows.FAILED)
-    sources = {"in": len(found), "ok": statuses.get(rows.OK, 0), "filtered": statuses.get(rows.FILTERED, 0)}
-    sources["failed"] = failed
-    assert sources["in"] == sources["ok"] + sources["filtered"] + sources["failed"], (sources, statuses)
+    counts = {"in": len(found), "ok": statuses.get(rows.OK, 0), "filtered": statuses.get(rows.FILTERED, 0)}
+    counts["failed"] = failed
+    assert counts["in"] == counts["ok"] + counts["filtered"] + counts["failed"], (counts, statuses)
     return Summary(
-        sources=sources,
+        sources=counts,
         statuses=statuses,
         clips=stored["clips"],
         seconds=stored["seconds"],
@@ -506,7 +371,7 @@ def _stored(out: Path, state: str) -> dict[str, Any] | None:
 def _accounts(found: list[Found], out: Path, config: CurationConfig) -> tuple[dict[str, int], int, float]:
     """Return files by status, clips, and seconds of clips; a second file with the same bytes is filtered."""
     statuses, clips, seconds = Counter[str](), 0, 0.0
-    for one, twin in zip(found, _twins(found), strict=True):
+    for one, twin in zip(found, sources.twins(found), strict=True):
         if twin:
             statuses[rows.FILTERED] += 1
             continue
@@ -550,8 +415,7 @@ def gc(out: str | Path, dry_run: bool = False) -> list[Path]:
     with _locked(place):
         prints = json.loads((place / rows.CONFIG_FILE).read_text(encoding="utf-8"))["fingerprints"]
         names = list((place / PARTS_OF_SOURCES).glob(f"*.{prints['config']}.parquet"))
-        sources = [name for name in names if is_whole(name)]
-        wanted = set(_wanted(place, sources, prints))
+        wanted = set(_wanted(place, [name for name in names if is_whole(name)], prints))
         folders = (
             rows.CLIPS,
             rows.STRIPS,
@@ -564,9 +428,9 @@ def gc(out: str | Path, dry_run: bool = False) -> list[Path]:
         return sweep(place, wanted, folders, dry_run)
 
 
-def _wanted(out: Path, sources: Iterable[Path], prints: dict[str, Any]) -> Iterator[Path]:
+def _wanted(out: Path, parts: Iterable[Path], prints: dict[str, Any]) -> Iterator[Path]:
     """Yield every file that a source's part refers to."""
-    for part in sources:
+    for part in parts:
         yield part
         name = part.name.split(".")[0]
         yield out / PARTS_OF_ANALYSES / f"{name}.{prints['analysis']}.parquet"
