@@ -33,7 +33,7 @@ class Args:
     prompts: Path | None = None
     """File with one prompt per line, or JSON lines with `prompt` and, if wanted, `seed` (default: none)."""
     image: Path | None = None
-    """Picture that the clip starts at or shows, for models that want one, in place of a prompt or beside it."""
+    """Picture to start at or to show, in place of a prompt or beside it, as the model wants (default: none)."""
     between: Path | None = None
     """Clip whose frames others are made between, for interpolation models (default: none)."""
     negative_prompt: str = ""
