@@ -17,7 +17,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -218,16 +218,12 @@ def greedy_coca(model: Any, picture: Any) -> list[int]:
 
 
 @dataclass
-class ImageCaptioner:
-    """Any image-to-text model of transformers (BLIP, GIT, ...) on the middle frame, decoded greedily.
-
-    Attributes:
-        folder: The model in transformers' layout, with tokenizer and image processor.
-        device: Where to compute.
-    """
+class _InFolder:
+    """A captioner whose model lies in a folder in transformers' layout; its words are decoded greedily."""
 
     folder: Path
     device: str = "cpu"
+    kind: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
@@ -237,7 +233,27 @@ class ImageCaptioner:
     @property
     def fingerprint(self) -> str:
         """Of the folder's files."""
-        return fingerprint("image captioner", VERSION, [MAX_TOKENS, folder_hash(Path(self.folder))])
+        return fingerprint(self.kind, VERSION, [MAX_TOKENS, folder_hash(Path(self.folder))])
+
+    def _words(self, model: Any, tokenizer: Any, pixels: Any) -> str:
+        """Return what a model says of its pixels."""
+        import torch
+
+        with torch.inference_mode():
+            tokens = model.generate(pixel_values=pixels, max_new_tokens=MAX_TOKENS, do_sample=False, num_beams=1)
+        return tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+
+
+@dataclass
+class ImageCaptioner(_InFolder):
+    """Any image-to-text model of transformers (BLIP, GIT, ...) on the middle frame, decoded greedily.
+
+    Attributes:
+        folder: The model in transformers' layout, with tokenizer and image processor.
+        device: Where to compute.
+    """
+
+    kind: ClassVar[str] = "image captioner"
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
@@ -247,17 +263,13 @@ class ImageCaptioner:
 
     def caption(self, strip: np.ndarray, row: dict[str, Any], earlier: Sequence[str]) -> str:
         """Describe the middle frame; see `Captioner`."""
-        import torch
-
         model, tokenizer, processor = self._parts
         pixels = processor(strip[len(strip) // 2], return_tensors="pt")["pixel_values"].to(self.device)
-        with torch.inference_mode():
-            tokens = model.generate(pixel_values=pixels, max_new_tokens=MAX_TOKENS, do_sample=False, num_beams=1)
-        return tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+        return self._words(model, tokenizer, pixels)
 
 
 @dataclass
-class VideoBlip:
+class VideoBlip(_InFolder):
     """VideoBLIP: BLIP-2 whose Q-Former attends to the patches of all frames (Yu, github.com/yukw777/VideoBLIP).
 
     The weights are those of a BLIP-2 (such as `kpyu/video-blip-opt-2.7b-ego4d`), in transformers' layout.
@@ -267,18 +279,7 @@ class VideoBlip:
         device: Where to compute.
     """
 
-    folder: Path
-    device: str = "cpu"
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return Path(self.folder).name
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the folder's files."""
-        return fingerprint("video blip", VERSION, [MAX_TOKENS, folder_hash(Path(self.folder))])
+    kind: ClassVar[str] = "video blip"
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
@@ -291,13 +292,9 @@ class VideoBlip:
 
     def caption(self, strip: np.ndarray, row: dict[str, Any], earlier: Sequence[str]) -> str:
         """Describe all frames together; see `Captioner`."""
-        import torch
-
         model, tokenizer, processor = self._parts
         pixels = processor(list(strip), return_tensors="pt")["pixel_values"].to(self.device)
-        with torch.inference_mode():
-            tokens = model.generate(pixel_values=pixels[None], max_new_tokens=MAX_TOKENS, do_sample=False, num_beams=1)
-        return tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+        return self._words(model, tokenizer, pixels[None])
 
 
 def _fold_frames(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
