@@ -147,6 +147,7 @@ def psnr(a, b):
 
 def write(folder, name, record, picture=None):
     """Write the record, and a picture below 150 KB."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if picture is not None:
         colours = 128
