@@ -1,4 +1,4 @@
-"""Draw what the bundled model makes: `python docs/emoji/figures.py` (about four minutes on two cores).
+"""Draw what the bundled model makes: `python docs/emoji/figures.py` (about six minutes on two cores).
 
 Seeds and prompts are fixed here, chosen before looking: nothing is picked from several tries.
 """
@@ -36,10 +36,10 @@ def main() -> None:
     """Write the three sheets."""
     model = kg.load("emoji")
     for name, prompts in (("seen", SEEN), ("held-out", HELD_OUT)):
-        clips = model.generate(prompts, seed=1, num_inference_steps=15)
+        clips = model.generate(prompts, seed=1)
         sheet = contact_sheet(clips, labels=prompts, frames_per_row=8)
         sheet.convert("P", palette=1, colors=256).save(HERE / f"{name}.png", optimize=True)
-    demo = model.generate("a juggling man", seed=1, num_inference_steps=15)
+    demo = model.generate("a juggling man", seed=1)
     demo.save(HERE / "juggling.webp", quality=80)
 
 

@@ -58,14 +58,17 @@ class TestInception:
         assert len(state) == 472
         return save(tmp_path_factory.mktemp("inception"), "inception.pth", state)
 
+    CLOSE = 1e-4
+    """The frozen values were computed on one processor; on another they were seen 3e-5 apart, in float32."""
+
     def test_equals_torch_fidelity(self, path):
         extractor = inception.load_inception(path)
         features = extractor(random_pixels(2, 3, 40, 52)[None])
         pool, unbiased, biased = (features[k][0, 1, :4].tolist() for k in extractor.layers)
-        assert pool == pytest.approx([0.0, 0.6846338510513306, 1.1558524370193481, 1.3453900814056396], rel=1e-5)
-        assert unbiased == pytest.approx([0.17252826690, 2.7965030670, -1.2741730213, 1.7759081125], rel=1e-5)
-        assert biased == pytest.approx([0.15339574217, 2.8180553913, -1.0988972187, 1.8183381557], rel=1e-5)
-        assert features["pool"].double().abs().mean().item() == pytest.approx(0.960872676939962, rel=1e-5)
+        assert pool == pytest.approx([0.0, 0.6846338510513306, 1.1558524370193481, 1.3453900814056396], rel=self.CLOSE)
+        assert unbiased == pytest.approx([0.17252826690, 2.7965030670, -1.2741730213, 1.7759081125], rel=self.CLOSE)
+        assert biased == pytest.approx([0.15339574217, 2.8180553913, -1.0988972187, 1.8183381557], rel=self.CLOSE)
+        assert features["pool"].double().abs().mean().item() == pytest.approx(0.960872676939962, rel=self.CLOSE)
 
     def test_resize_rules_give_different_cards(self, path):
         keys = {rule: inception.load_inception(path, rule).card.key for rule in inception.RESIZES}
