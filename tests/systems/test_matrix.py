@@ -88,7 +88,7 @@ def test_starts_as_the_image_network_trains_and_comes_back(name, family, tmp_pat
         expected = model(**call)
         again = VideoUNet.from_pretrained(tmp_path)
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
-        assert relative(again(**call), expected) < 1e-6  # some processors round by where in memory the weights lie
+        assert relative(again(**call), expected) < 1e-5  # some processors round by where in memory the weights lie
     assert relative(expected, image) > 1e-6
 
 
