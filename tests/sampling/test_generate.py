@@ -129,6 +129,14 @@ def test_training_free_system_moves_the_pictures_of_an_image_model(model_folder)
     assert len(model.generate("a cat", num_frames=1, num_inference_steps=2)) == 1
 
 
+def test_a_system_with_a_sampler_of_its_own_refuses_another(model_folder):
+    """It would be ignored; a single picture is sampled as the image model is."""
+    model = load(model_folder, system="text2video_zero")
+    with pytest.raises(InputError, match=r"--sampler heun has no place with --system text2video_zero.*ddim inside"):
+        model.generate("a cat", num_frames=2, num_inference_steps=2, sampler="heun")
+    assert len(model.generate("a cat", num_frames=1, num_inference_steps=2, sampler="heun")) == 1
+
+
 def test_a_system_that_needs_training_is_refused(model_folder):
     with pytest.raises(InputError, match=r"--system modelscope needs trained .*Training-free: text2video_zero"):
         load(model_folder, system="modelscope")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import smooth_image_model
 
-from kineograph.errors import InputError
+from kineograph.errors import InputError, WeightsError
 from kineograph.models.image_to_video import training_augmentation
 from kineograph.sampling.generate import Model, load
 from kineograph.sampling.image_to_video import ImageToVideo
@@ -94,6 +94,8 @@ def test_each_stage_builds_on_the_one_before(data, text_run, tmp_path):
         text.parts.network.state_dict()["unet.down_blocks.0.resnets.0.temporal.enter.weight"],
     )
     picture.export(tmp_path / "picture")
+    with pytest.raises(WeightsError, match="is a whole model that starts from pictures; --base has no place on it"):
+        load(tmp_path / "picture", base=text_run)
     moving = load(tmp_path / "picture", device="cpu")
     assert isinstance(moving, ImageToVideo)
     made = moving.generate(clip, num_frames=3, num_inference_steps=2, precision="fp32")

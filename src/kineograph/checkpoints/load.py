@@ -18,6 +18,7 @@ from kineograph.checkpoints.single_files import SingleFile, read_single
 from kineograph.checkpoints.sparsectrl import CLASSES, control_refusal
 from kineograph.checkpoints.svd import load_svd_file
 from kineograph.errors import WeightsError
+from kineograph.models.image_to_video_folder import holds_image_to_video, load_image_to_video_folder
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 from kineograph.models.picture import RESAMPLER, PictureVideoModel, load_picture_video
 from kineograph.models.video_unet import UNETS
@@ -56,11 +57,25 @@ def load_checkpoint(path: str | Path, base: str | Path | None = None, lora: Sequ
     """
     root = Path(path)
     with readable(root):
+        if holds_image_to_video(root):
+            return load_image_to_video(root, base, lora)
         model = load_folder(root, base) if root.is_dir() else load_file(root, base)
     for given in lora:
         with readable(given):
             add_lora(model, given)
     return model
+
+
+def load_image_to_video(folder: Path, base: str | Path | None, lora: Sequence[str]) -> ImageToVideoModel:
+    """Load a folder of our own image-to-video model, which is whole.
+
+    Raises:
+        WeightsError: A file is damaged, or something is put on it.
+    """
+    if base is not None or lora:
+        given = "--base" if base is not None else "--lora"
+        raise WeightsError(f"'{folder}' is a whole model that starts from pictures; {given} has no place on it.")
+    return load_image_to_video_folder(folder)
 
 
 def load_folder(folder: Path, base: str | Path | None) -> Loaded:

@@ -18,8 +18,7 @@ from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.guidance import classifier_free
 from kineograph.errors import InputError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device
-from kineograph.models.image_to_video_folder import holds_image_to_video, load_image_to_video_folder
-from kineograph.models.latent_video import Condition, LatentVideoModel, draw_noise, step_noise
+from kineograph.models.latent_video import Condition, LatentVideoModel, Settings, draw_noise, step_noise
 from kineograph.models.picture import PictureVideoModel
 from kineograph.sampling.options import Progress, autocast, check_finite, check_seed, filled, versions
 from kineograph.systems import systems
@@ -118,6 +117,7 @@ class Model:
         options = {**filled(own, options), "negative_prompt": negative_prompt}
         seeds = _seeds(seed, prompts)
         check_options(prompts, options, own.num_frames, self.parts.schedule.num_timesteps)
+        check_own_sampler(own, options)
         with autocast(self.parts.device, precision):
             latents = sample_latents(self.parts, prompts, seeds, options, callback)
             check_finite(latents, "the denoiser")
@@ -233,6 +233,19 @@ def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frame
         raise InputError(f"--guidance-scale must be from 0 to 100, not {scale}.")
 
 
+def check_own_sampler(own: Settings, options: dict[str, Any]) -> None:
+    """Refuse a sampler for a system that brings its own way of sampling.
+
+    Raises:
+        InputError: It is not the one that the system was made for.
+    """
+    if options["num_frames"] > 1 and _own_sampler(own.system) is not None and options["sampler"] != own.sampler:
+        raise InputError(
+            f"--sampler {options['sampler']} has no place with --system {own.system}, which samples in its own way "
+            f"(with {own.sampler} inside). Leave --sampler out."
+        )
+
+
 def _seeds(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int]:
     """Return one seed per prompt."""
     seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int) else [int(s) for s in seed]
@@ -313,13 +326,7 @@ def open_model(name: str | Path, base: str | Path | None = None, lora: Sequence[
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
-    path, image = find(name), None if base is None else find_base(base)
-    if not holds_image_to_video(path):
-        return load_checkpoint(path, image, lora)
-    if image is not None or lora:
-        given = "--base" if image is not None else "--lora"
-        raise WeightsError(f"'{name}' is a whole model that starts from pictures; {given} has no place on it.")
-    return load_image_to_video_folder(path)
+    return load_checkpoint(find(name), None if base is None else find_base(base), lora)
 
 
 def load(
