@@ -113,7 +113,7 @@ def blur(x: Tensor, strength: float) -> Tensor:
 
 
 def noise(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Gaussian noise with a deviation of `strength` in units of [-1, 1]."""
+    """Gaussian noise with a deviation of `strength` in units of [-1, 1]; the same pattern at every strength."""
     return (x + strength * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
 
 
@@ -124,7 +124,7 @@ def frozen(frames: int, strength: float, generator: torch.Generator) -> Tensor:
 
 
 def shuffled(frames: int, strength: float, generator: torch.Generator) -> Tensor:
-    """Order in which a share `strength` of the frames is permuted."""
+    """Order in which a share `strength` of the frames is permuted; a smaller share is part of a larger one."""
     order = torch.arange(frames)
     chosen = torch.randperm(frames, generator=generator)[: round(frames * strength)].sort().values
     order[chosen] = chosen[torch.randperm(len(chosen), generator=generator)]
@@ -150,7 +150,7 @@ class Sensitivity:
     """Clips."""
     out: Path = Path("docs/metrics/sensitivity.svg")
     """Figure; the numbers go beside it as JSON."""
-    count: int = 48
+    count: int = 256
     """Clips on each side."""
     image_frames: int = 4
     """Frames per clip for the image network."""
@@ -179,12 +179,12 @@ class Sensitivity:
         found = {"clean": {"0": self.distances(frames[:, self.spread()], spoilt)}}
         for name, (strengths, change) in SPATIAL.items():
             for strength in strengths:
-                extra = (self.generator,) if change is noise else ()
-                worse = torch.stack([change(clip, strength, *extra) for clip in spoilt])
+                extra = [(self.dice(i),) if change is noise else () for i in range(self.count)]
+                worse = torch.stack([change(clip, strength, *dice) for clip, dice in zip(spoilt, extra, strict=True)])
                 found.setdefault(name, {})[str(strength)] = self.distances(self.of_images(worse), worse)
         for name, change in TEMPORAL.items():
             for share in SHARES:
-                orders = [change(16, share, self.generator) for _ in spoilt]
+                orders = [change(16, share, self.dice(i)) for i in range(self.count)]
                 worse = torch.stack([clip[order] for clip, order in zip(spoilt, orders, strict=True)])
                 seen = torch.stack([f[o][self.spread()] for f, o in zip(frames, orders, strict=True)])
                 found.setdefault(name, {})[str(share)] = self.distances(seen, worse)
@@ -194,6 +194,10 @@ class Sensitivity:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
         draw(found, self.out)
+
+    def dice(self, clip: int) -> torch.Generator:
+        """The random numbers of a clip: the same at every strength, so that strengths differ in nothing else."""
+        return torch.Generator().manual_seed(1000 * self.seed + clip)
 
     def spread(self) -> Tensor:
         """Frames that the image network sees."""
