@@ -5,9 +5,11 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
+from kineograph.diffusion import guidance
 from kineograph.diffusion.denoiser import NetworkDenoiser
 from kineograph.diffusion.frames import first_known
 from kineograph.diffusion.guidance import (
+    both,
     classifier_free,
     clipped,
     dynamic_thresholding,
@@ -25,6 +27,7 @@ from kineograph.diffusion.guidance import (
 )
 from kineograph.diffusion.levels import Levels
 from kineograph.diffusion.noise import iid
+from kineograph.diffusion.parameterization import expand
 from kineograph.diffusion.process import VariancePreserving, exponential_sigmas
 from kineograph.diffusion.samplers import ddim
 from kineograph.diffusion.schedule import Schedule
@@ -52,6 +55,48 @@ def test_scale_one_is_the_conditional_model_in_one_call():
     assert model.calls == [(2.0, "a"), (2.0, "a")]
     guided = classifier_free(model, "a", "b", 0.0)(X, 2.0)
     torch.testing.assert_close(guided, model(X, 2.0, "b"))
+
+
+def told(values, size=3):
+    """A condition (batch, tokens, channels)."""
+    return torch.stack([torch.full((size, 2), float(value), dtype=X.dtype) for value in values])
+
+
+def per_clip(calls, learned=False):
+    """A denoiser that mixes each clip with its own time and condition, and notes how many clips each call held."""
+
+    def denoiser(x, t, condition):
+        calls.append(len(x))
+        time = expand(t, x) if isinstance(t, torch.Tensor) else t
+        data = torch.tanh(x * time) + expand(condition.mean((1, 2)), x)
+        return (data, data.sigmoid()) if learned else data
+
+    return denoiser
+
+
+@pytest.mark.parametrize("t", [0.7, torch.tensor([0.7, 0.2], dtype=X.dtype)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_both_halves_share_a_call_where_they_are_small(monkeypatch, t, learned):
+    together, apart = [], []
+    result = both(per_clip(together, learned), X, t, told([1, 2]), told([0, -1]))
+    monkeypatch.setattr(guidance, "TOGETHER", X.numel() - 1)
+    expected = both(per_clip(apart, learned), X, t, told([1, 2]), told([0, -1]))
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    assert (together, apart) == ([4], [2, 2])
+    assert not torch.equal(data_of(result[0]), data_of(result[1]))
+
+
+def data_of(estimate):
+    return estimate[0] if isinstance(estimate, tuple) else estimate
+
+
+@pytest.mark.parametrize("unconditional", [told([0, 0], size=5), told([0])])
+def test_conditions_of_other_shapes_get_calls_of_their_own(unconditional):
+    calls = []
+    denoiser = lambda x, t, c: calls.append(len(x)) or x + c.mean()
+    positive, negative = both(denoiser, X, 1.0, told([1, 1]), unconditional)
+    assert calls == [2, 2]
+    torch.testing.assert_close(positive - negative, torch.ones_like(X))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v", "velocity", "edm"])

@@ -19,6 +19,9 @@ from kineograph.diffusion.process import Process
 from kineograph.errors import InputError, unknown
 
 Scale = float | Tensor
+TOGETHER = 2**12
+"""Values in x up to which both halves of guidance share one call. On one AVX512 core, the bundled network, frames of
+8x16x16 latents: 1.3 times as fast for one frame, 1.2 for two, 0.75 to 1.0 for four to sixteen, at twice the memory."""
 
 
 def classifier_free(
@@ -42,14 +45,42 @@ def classifier_free(
     """
 
     def guided(x: Tensor, t: Any, _condition: Any = None, /) -> Any:
-        positive = denoiser(x, t, condition)
         strength = scale(t) if callable(scale) else scale
         if not isinstance(strength, Tensor) and strength == 1:
-            return positive
-        negative = denoiser(x, t, unconditional)
+            return denoiser(x, t, condition)
+        positive, negative = both(denoiser, x, t, condition, unconditional)
         return _on_data(positive, lambda data: extrapolate(_data(negative), data, strength))
 
     return guided
+
+
+def both(denoiser: Denoiser, x: Tensor, t: Any, condition: Any, unconditional: Any) -> tuple[Any, Any]:
+    """Estimate with and without the condition, in one call where that is faster.
+
+    Args:
+        denoiser: The conditional model.
+        x: Noisy data (batch, ...).
+        t: A time for all, or (batch,).
+        condition: What is asked for. Only tensors (batch, ...) of equal shape share a call.
+        unconditional: The empty or negative condition.
+
+    Returns:
+        Both estimates, each of the form that the denoiser returns.
+    """
+    if not _share_a_call(x, condition, unconditional):
+        return denoiser(x, t, condition), denoiser(x, t, unconditional)
+    times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
+    estimate = denoiser(torch.cat([x, x]), times, torch.cat([condition, unconditional]))
+    if isinstance(estimate, tuple):
+        (data, other), (share, other_share) = (part.chunk(2) for part in estimate)
+        return (data, share), (other, other_share)
+    positive, negative = estimate.chunk(2)
+    return positive, negative
+
+
+def _share_a_call(x: Tensor, condition: Any, unconditional: Any) -> bool:
+    tensors = isinstance(condition, Tensor) and isinstance(unconditional, Tensor)
+    return tensors and x.numel() <= TOGETHER and condition.shape == unconditional.shape and len(condition) == len(x)
 
 
 def extrapolate(negative: Tensor, positive: Tensor, scale: Scale) -> Tensor:
