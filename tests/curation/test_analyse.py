@@ -236,9 +236,25 @@ def test_pictures_decoded_again_are_the_same(films, tmp_path):
     with Album(tmp_path / "one") as first, Album(tmp_path / "two") as second:
         _, found = analyse(str(path), album=first)
         wanted = found.kept[1::2]
-        fill(str(path), set(wanted), Limits(), second)
+        fill(str(path), set(wanted), Limits(), second, decoding=found.decoding)
         assert second.pts.tolist() == wanted
         assert all(np.array_equal(first.at(pts), second.at(pts)) for pts in wanted)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video", "libvpx-vp9", "ffv1"])
+def test_fast_decoding_leaves_the_loop_filter_out_where_there_is_one_to_leave_out(films, tmp_path, two_shots, codec):
+    """Cuts, times and nearly the pictures stay; codecs that are not named are decoded exactly."""
+    options = {"libx264": {"preset": "veryfast", "crf": "35"}, "libx265": {"x265-params": "log-level=none:pools=1"}}
+    film = write(films / f"filter-{codec}.mkv", two_shots, codec=codec, options=options.get(codec))
+    with Album(tmp_path / "fast") as first, Album(tmp_path / "exact") as second:
+        fast = analyse(str(film), album=first, decoding="fast")[1]
+        exact = analyse(str(film), album=second, decoding="exact")[1]
+        unlike = [np.abs(first.at(p).astype(int) - second.at(p)).mean() for p in fast.kept]
+    assert (fast.decoding, exact.decoding) == ("fast", "exact")
+    assert (fast.pts, fast.hard_cuts, fast.kept) == (exact.pts, exact.hard_cuts, exact.kept)
+    assert len(fast.hard_cuts) == 1
+    assert (fast.checks != exact.checks) == (codec == "libx264")
+    assert 0 < max(unlike) < 4 if codec == "libx264" else max(unlike) == 0
 
 
 def test_the_nearest_picture():

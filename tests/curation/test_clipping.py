@@ -1,5 +1,6 @@
 """Clips: copies show exactly the source's frames, never across a cut; encoded clips keep the exact shots and times."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -9,16 +10,16 @@ from films import SIZE, decoded, dissolve, join, open_gop, shot, write
 
 from kineograph.curation import keyframes
 from kineograph.curation.analyse import analyse
-from kineograph.curation.clipping import Span, check, make, pictures, plan, shots
+from kineograph.curation.clipping import Span, check, make, miniatures, pictures, plan, shots
 from kineograph.curation.config import ClipConfig, Limits
 from kineograph.curation.probe import examine, footage
 
 SHORT = ClipConfig(min_seconds=0.3)
 
 
-def cut(path, folder, config=SHORT):
+def cut(path, folder, config=SHORT, decoding="fast"):
     """Analyse, plan and write; return facts, analysis, spans and files."""
-    facts, analysis = analyse(str(path))
+    facts, analysis = analyse(str(path), decoding=decoding)
     with footage(str(path)) as container:
         index = keyframes.index(container, examine(container, Limits())[0])
     spans = plan(facts, analysis, index, config)
@@ -86,6 +87,26 @@ def test_open_groups_of_pictures_lose_their_leading_pictures(tmp_path):
     _, _, spans, files = cut(path, tmp_path)
     assert len(spans) == 3
     assert_same_frames(path, spans, files)
+
+
+@pytest.mark.parametrize("decoding", ["fast", "exact"])
+def test_copies_are_compared_as_the_source_was_decoded(tmp_path, decoding):
+    """Open groups of pictures, coarsely encoded: what fast decoding leaves out adds up in a group, and in its copy."""
+    path = open_gop(tmp_path / "open.mp4", THREE, gop=15)
+    _, analysis, spans, files = cut(path, tmp_path, decoding=decoding)
+    assert len(spans) == 3
+    assert [check(file, span, analysis) for file, span in zip(files, spans, strict=True)] == ["", "", ""]
+    other = replace(analysis, decoding="exact" if decoding == "fast" else "fast")
+    assert all(check(file, span, other) for file, span in zip(files, spans, strict=True)), "both decode the same"
+
+
+def test_encoded_clips_show_what_exact_decoding_gives(tmp_path):
+    """Encoded without loss, after an analysis that left the loop filter out."""
+    path = write(tmp_path / "film.mp4", THREE, options={"preset": "veryfast", "crf": "35"})
+    _, analysis, spans, files = cut(path, tmp_path, ClipConfig("encode", min_seconds=0.3, crf=0))
+    assert len(spans) == 3
+    assert_same_frames(path, spans, files)
+    assert miniatures(path, "exact")[0] != analysis.checks, "the film has no loop filter to leave out"
 
 
 def test_a_naive_copy_of_an_open_group_is_caught(tmp_path):

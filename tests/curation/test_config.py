@@ -27,6 +27,7 @@ def test_what_is_left_out_keeps_its_default(tmp_path):
         ({"clips": {"method": "cpoy"}}, "did you mean 'copy'"),
         ({"clips": {"min_seconds": "2"}}, "clips.min_seconds must be of type float"),
         ({"cuts": {"rates": [8]}}, "list of 2 numbers"),
+        ({"decoding": "exakt"}, "did you mean 'exact'"),
         ({"limits": {"max_pixels": True}}, "of type int"),
         ({"scorers": {"text": {}}}, "did you mean 'text_area'"),
         ([], "JSON object"),
@@ -49,8 +50,11 @@ def test_fingerprints_change_by_stage():
     clip = from_json({"clips": {"min_seconds": 1}})
     limit = from_json({"limits": {"stall_seconds": 5}})
     score = from_json({"scorers": {}})
+    exact = from_json({"decoding": "exact"})
     assert flow.analysis_fingerprint != base.analysis_fingerprint
     assert flow.fingerprint != base.fingerprint
+    assert exact.analysis_fingerprint != base.analysis_fingerprint
+    assert exact.recipe == base.recipe
     assert clip.analysis_fingerprint == base.analysis_fingerprint
     assert clip.fingerprint != base.fingerprint
     assert clip.recipe == base.recipe

@@ -18,17 +18,15 @@ from typing import Any
 import numpy as np
 
 from kineograph.curation.album import Album
-from kineograph.curation.config import CutConfig, DamageConfig, Limits, MotionConfig
+from kineograph.curation.config import CutConfig, DamageConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.cuts import SMALL, Detector, detector, sketcher
 from kineograph.curation.motion import Motion, flow_size
 from kineograph.curation.opencv import cv2
 from kineograph.curation.probe import Probe, Rejected, check_file, examine, footage
+from kineograph.curation.scaling import AREA, FAST_BILINEAR, Scaler
 from kineograph.curation.strips import fitted
 
 VERSION = 2
-FAST_BILINEAR, AREA = 1, 32
-"""FFmpeg's SWS_FAST_BILINEAR and SWS_AREA."""
-
 _STRIP_FPS = 2.0
 _FLOW, _GRID, _KEY = 0, 1, 2
 """Clocks of a pass: pictures for flow, pictures for strips, keyframes for strips."""
@@ -36,6 +34,9 @@ KEYFRAME_RATE = 4.0
 """Of the keyframes, the first in each quarter of a second has its place in the album."""
 TRANSFERS = {1: "bt709", 6: "smpte170m", 13: "iec61966-2-1", 14: "bt2020-10", 16: "smpte2084", 18: "arib-std-b67"}
 """Names of transfer characteristics by their numbers in ITU-T H.273, table 3; 16 is PQ, 18 is HLG (ITU-R BT.2100)."""
+
+UNFILTERED = {"h264": "all"}
+"""Codecs whose loop filter is left out in fast decoding, and for which frames (FFmpeg's `skip_loop_filter`)."""
 
 Alive = Callable[[float], None]
 """Called now and then with the seconds of film done, so that a supervisor can tell work from a hang."""
@@ -67,6 +68,7 @@ class Analysis:
         flow: Mean magnitude of each pair, in units of the short side.
         flow_size: `"widthxheight"` of the pictures for flow.
         kept: Time stamps of the pictures in the album.
+        decoding: How the film was decoded.
     """
 
     status: str = "ok"
@@ -90,6 +92,7 @@ class Analysis:
     flow: list[float] = field(default_factory=list)
     flow_size: str = ""
     kept: list[int] = field(default_factory=list)
+    decoding: Decoding = "exact"
 
     @property
     def pairs(self) -> list[tuple[int, int, float]]:
@@ -101,16 +104,21 @@ class Damage(Exception):
     """A packet that could not be decoded, or a container that could not be read on."""
 
 
-def decoded(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
+def decoded(
+    container: Any, stream: Any, packets: Iterator[Any] | None = None, decoding: Decoding = "exact"
+) -> Iterator[Any]:
     """Yield a stream's frames in display order, and a `Damage` in the place of each packet that cannot be decoded.
 
     Args:
         container: An open one.
         stream: The stream.
         packets: Its packets; by default all from where the container stands.
+        decoding: As in `CurationConfig`. Frames that are kept as they are must be decoded exactly.
     """
     context = stream.codec_context
     if not context.is_open:
+        if decoding == "fast" and context.name in UNFILTERED:
+            context.options = {"skip_loop_filter": UNFILTERED[context.name]}
         context.thread_count, context.thread_type = 1, "NONE"  # FFmpeg 7.1.0 deadlocks in HEVC threads (PyAV #1962).
     source = container.demux(stream) if packets is None else packets
     while True:
@@ -179,15 +187,13 @@ class Pass:
             origin: pts of the film's first frame; of the first that comes where None.
             preceding: pts of the frame before the first that comes, in the middle of a film.
         """
-        from av.video.reformatter import VideoReformatter
-
         self.facts, self.cut_config, self.motion_config, self.album = facts, cuts, motion, album
         self.unit = float(Fraction(facts.time_base))
         self.clock = Clock(facts)
         self.result = Analysis()
         self.pts, self.checks = array("q"), array("L")
         self.motion = Motion(motion)
-        self.small, self.large = VideoReformatter(), VideoReformatter()
+        self.small, self.large = Scaler(FAST_BILINEAR), Scaler(AREA)
         self.sketch, self.finder, self.origin = sketcher(cuts), finder, origin
         self.shape: tuple[int, int, str] | None = None
         self.turn: Any = None
@@ -248,7 +254,7 @@ class Pass:
         self.hole, self.fresh = None, True
 
     def _good(self, pts: int, frame: Any) -> None:
-        small = self.small.reformat(frame, *SMALL, format="yuv420p", interpolation=FAST_BILINEAR).to_ndarray()
+        small = self.small(frame, SMALL)
         self.resize(pts, frame)
         self._detect(pts, frame, small)
         self.fresh = False
@@ -296,10 +302,10 @@ class Pass:
         grid = self._tick(_GRID, pts, _STRIP_FPS)
         key = frame.key_frame and self._tick(_KEY, pts, KEYFRAME_RATE)
         if key and self.before is not None and self.album is not None and self.album.last != self.before[0]:
-            self.album.add(self.before[0], self._upright(self._planes(self.before[1])))
+            self.album.add(self.before[0], self._upright(self.large(self.before[1], self.sized)))
         if not (flow or grid or key):
             return
-        planes = self._planes(frame)
+        planes = self.large(frame, self.sized)
         if flow:
             luma = planes[: self.sized[1]]
             self.motion.feed(pts, cv2.resize(luma, self.flow_size, interpolation=cv2.INTER_AREA))
@@ -309,16 +315,13 @@ class Pass:
     def keep(self, pts: int, frame: Any) -> None:
         """Put a frame into the album."""
         assert self.album is not None
-        self.album.add(pts, self._upright(self._planes(frame)))
+        self.album.add(pts, self._upright(self.large(frame, self.sized)))
 
     def _tick(self, which: int, pts: int, rate: float) -> bool:
         """Whether a clock of a rate, which counts from the film's first frame, has advanced since it was last asked."""
         tick = int((pts - (self.origin or 0)) * self.unit * rate + 1e-6)
         ticked, self.ticks[which] = tick > self.ticks[which], max(tick, self.ticks[which])
         return ticked
-
-    def _planes(self, frame: Any) -> np.ndarray:
-        return self.large.reformat(frame, *self.sized, format="yuv420p", interpolation=AREA).to_ndarray()
 
     def _upright(self, planes: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self.turn.apply(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)))
@@ -349,6 +352,7 @@ def analyse(
     damage: DamageConfig | None = None,
     album: Album | None = None,
     alive: Alive | None = None,
+    decoding: Decoding = "fast",
 ) -> tuple[Probe, Analysis]:
     """Decode a film once and find its cuts, motion and damage.
 
@@ -360,6 +364,7 @@ def analyse(
         damage: When damage makes it unusable.
         album: Takes the pictures that strips are made of.
         alive: Told the seconds of film done, about twice a second of film.
+        decoding: As in `CurationConfig`.
 
     Returns:
         What the header says, and what was found.
@@ -372,8 +377,9 @@ def analyse(
     with footage(path) as container:
         stream, facts = examine(container, limits)
         work = Pass(facts, cuts or CutConfig(), motion or MotionConfig(), album)
+        work.result.decoding = decoding
         told = 0
-        for item in decoded(container, stream):
+        for item in decoded(container, stream, decoding=decoding):
             if isinstance(item, Damage):
                 work.damage()
                 continue
@@ -389,7 +395,14 @@ def analyse(
     return facts, analysis
 
 
-def fill(path: str, wanted: set[int], limits: Limits, album: Album, alive: Alive | None = None) -> None:
+def fill(
+    path: str,
+    wanted: set[int],
+    limits: Limits,
+    album: Album,
+    alive: Alive | None = None,
+    decoding: Decoding = "fast",
+) -> None:
     """Decode a film again for some of the pictures that its analysis put into an album; they come out the same.
 
     Args:
@@ -398,6 +411,7 @@ def fill(path: str, wanted: set[int], limits: Limits, album: Album, alive: Alive
         limits: What the file may claim.
         album: Takes the pictures.
         alive: Told the seconds of film done.
+        decoding: As for the analysis.
     """
     if not wanted:
         return
@@ -405,7 +419,7 @@ def fill(path: str, wanted: set[int], limits: Limits, album: Album, alive: Alive
     with footage(path) as container:
         stream, facts = examine(container, limits)
         work = Pass(facts, CutConfig(), MotionConfig("none"), album)
-        for frame in decoded(container, stream):
+        for frame in decoded(container, stream, decoding=decoding):
             pts = None if isinstance(frame, Damage) else work.clock(frame)
             if pts is None or pts not in wanted:
                 continue

@@ -21,11 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kineograph.curation.analyse import FAST_BILINEAR, Alive, Analysis, Clock, Damage, decoded, turn
-from kineograph.curation.config import ClipConfig, Limits
+from kineograph.curation.analyse import Alive, Analysis, Clock, Damage, decoded, turn
+from kineograph.curation.config import ClipConfig, Decoding, Limits
 from kineograph.curation.cuts import SMALL
 from kineograph.curation.keyframes import Index, packets
 from kineograph.curation.probe import Probe, examine, footage
+from kineograph.curation.scaling import FAST_BILINEAR, Scaler
 
 VERSION = 1
 _MUXER = {"fflags": "+bitexact"}
@@ -259,14 +260,14 @@ def check(clip: Path, span: Span, analysis: Analysis) -> str:
     Args:
         clip: The clip's file.
         span: What it should hold.
-        analysis: Holds the source's frames' checksums.
+        analysis: Holds the source's frames' checksums, and how they were decoded.
 
     Returns:
         What differs; empty where nothing does.
     """
     inside = [i for i, pts in enumerate(analysis.pts) if span.start <= pts < span.end]
     expected = [analysis.checks[i] for i in inside]
-    found, damaged = miniatures(clip)
+    found, damaged = miniatures(clip, analysis.decoding)
     if damaged:
         return "its copy decodes with damage"
     if len(found) != len(expected):
@@ -275,17 +276,18 @@ def check(clip: Path, span: Span, analysis: Analysis) -> str:
     return f"{wrong} of {len(found)} frames of its copy differ" if wrong else ""
 
 
-def miniatures(path: Path) -> tuple[list[int], bool]:
-    """Return the CRC-32 of each frame's miniature, as in `Analysis.checks`, and whether anything was damaged."""
-    from av.video.reformatter import VideoReformatter
+def miniatures(path: Path, decoding: Decoding) -> tuple[list[int], bool]:
+    """Return the CRC-32 of each frame's miniature, as in `Analysis.checks`, and whether anything was damaged.
 
-    small, checks = VideoReformatter(), []
+    What the loop filter leaves out in fast decoding adds up from a keyframe to the next one; a copy begins at a
+    keyframe, so the sums are the source's.
+    """
+    small, checks = Scaler(FAST_BILINEAR), []
     with footage(str(path)) as container:
-        for frame in decoded(container, container.streams.video[0]):
+        for frame in decoded(container, container.streams.video[0], decoding=decoding):
             if isinstance(frame, Damage) or frame.is_corrupt:
                 return checks, True
-            picture = small.reformat(frame, *SMALL, format="yuv420p", interpolation=FAST_BILINEAR).to_ndarray()
-            checks.append(zlib.crc32(picture))  # pyright: ignore
+            checks.append(zlib.crc32(small(frame, SMALL)))  # pyright: ignore
     return checks, False
 
 

@@ -26,6 +26,10 @@ DEFAULT_SCORERS: dict[str, dict[str, Any]] = {"text_area": {}, "overlay": {}}
 """Scorers that need no model besides those in their packages."""
 
 
+Decoding = Literal["fast", "exact"]
+"""How films are decoded for their analysis: see `CurationConfig.decoding`."""
+
+
 @dataclass(frozen=True)
 class CutConfig:
     """Which detector finds cuts, and its thresholds. Differences are mean absolute ones of 8-bit planes.
@@ -157,6 +161,9 @@ class CurationConfig:
         cuts: Thresholds of the cut cascade.
         motion: How flow is measured.
         damage: When damage makes a film unusable.
+        decoding: `"fast"` leaves out the decoder's loop filter while a film is analysed, where that is known to be
+            harmless (see `analyse.UNFILTERED`), so the pictures of strips are a little blockier; `"exact"` leaves
+            nothing out. Clips are copied or encoded exactly either way.
         clips: Which clips are cut, and how.
         limits: What a file may claim and cost. Not part of any fingerprint.
         scorers: Options of each scorer that is run, by its name in `SCORERS`.
@@ -166,6 +173,7 @@ class CurationConfig:
     cuts: CutConfig = field(default_factory=CutConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     damage: DamageConfig = field(default_factory=DamageConfig)
+    decoding: Decoding = "fast"
     clips: ClipConfig = field(default_factory=ClipConfig)
     limits: Limits = field(default_factory=Limits)
     scorers: dict[str, dict[str, Any]] = field(default_factory=lambda: dict(DEFAULT_SCORERS))
@@ -181,7 +189,8 @@ class CurationConfig:
         from kineograph.curation import analyse, cuts, motion
 
         versions = [analyse.VERSION, cuts.VERSION, motion.VERSION]
-        return fingerprint("analysis", 1, [versions, asdict(self.cuts), asdict(self.motion), asdict(self.damage)])
+        parts = [asdict(self.cuts), asdict(self.motion), asdict(self.damage), self.decoding]
+        return fingerprint("analysis", 1, [versions, *parts])
 
     @property
     def recipe(self) -> str:

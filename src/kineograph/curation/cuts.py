@@ -37,6 +37,7 @@ _TAKEN_BACK = 0.4
 _BACKWARD = -0.1
 """How far a transition may seem to go back from one sample to the next."""
 _LUMA = (SMALL[0] // 4) * (SMALL[1] // 4)
+_VALUES = _LUMA * 3 // 2
 VERSION = 2
 
 
@@ -60,18 +61,26 @@ def jump(before: np.ndarray, after: np.ndarray) -> float:
         before: uint8 (108, 128), a picture of size `SMALL` as planar YUV 4:2:0 (luma rows, then both chroma planes).
         after: The same for the next frame.
     """
-    difference = cv2.absdiff(before, after)
-    height = SMALL[1]
-    return cv2.mean(difference[:height])[0] + 2 * cv2.mean(difference[height:])[0]
+    width, height = SMALL
+    luma = cv2.norm(before[:height], after[:height], cv2.NORM_L1)
+    chroma = cv2.norm(before[height:], after[height:], cv2.NORM_L1)
+    return (luma + 4 * chroma) / (width * height)
 
 
 def coarse(small: np.ndarray) -> np.ndarray:
     """Return a picture's planes averaged over 4x4 blocks, uint8 (864,): 32x18 luma and twice 16x9 chroma."""
     width, height = SMALL
-    planes = small[height:].reshape(2, height // 2, width // 2)
-    shrunk = [cv2.resize(small[:height], (width // 4, height // 4), interpolation=cv2.INTER_AREA)]
-    shrunk += [cv2.resize(plane, (width // 8, height // 8), interpolation=cv2.INTER_AREA) for plane in planes]
-    return np.concatenate([plane.ravel() for plane in shrunk])
+    shrunk = np.empty(_VALUES, np.uint8)
+    luma, chroma = shrunk[:_LUMA].reshape(-1, width // 4), shrunk[_LUMA:].reshape(-1, width // 8)
+    both = small[height:].reshape(-1, width // 2)  # One plane above the other; no block lies in both.
+    cv2.resize(small[:height], luma.shape[::-1], luma, interpolation=cv2.INTER_AREA)
+    cv2.resize(both, chroma.shape[::-1], chroma, interpolation=cv2.INTER_AREA)
+    return shrunk
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mean absolute difference of two arrays of one shape and type."""
+    return cv2.norm(first, second, cv2.NORM_L1) / first.size
 
 
 class Sample(NamedTuple):
@@ -197,7 +206,7 @@ class Cascade:
             pts: Its time stamp, larger than the one before.
             sketch: By a `Sketcher` that saw the frame before.
         """
-        planes = sketch.planes.astype(np.float32)
+        planes = sketch.planes
         if self.last is not None:
             self.jumps.append(_Jump(pts, self.last, sketch.change))
             if len(self.jumps) == self.jumps.maxlen:
@@ -246,10 +255,10 @@ class Cascade:
         if score >= max(self.config.ratio * max(others), self.config.median_ratio * float(np.median(others))):
             after = self.jumps[place + 1][1] if place + 1 < len(self.jumps) else self.last
             assert after is not None
-            change = after - before
-            size = float(np.abs(change).mean())
+            size = distance(before, after)
             if size >= self.config.coarse:
-                self.candidates.append(_Candidate(pts, before, size, float(change[:_LUMA].mean()) > 0))
+                brighter = after[:_LUMA].mean() > before[:_LUMA].mean()
+                self.candidates.append(_Candidate(pts, before, size, bool(brighter)))
 
     def _settle(self, pts: int, planes: np.ndarray) -> None:
         """Accept candidates whose flash time is over; drop those whose jump was taken back."""
@@ -257,7 +266,7 @@ class Cascade:
         while self.candidates and pts - self.candidates[0].pts > wait:
             self.cuts.hard.append(self.candidates.popleft().pts)
         for candidate in [c for c in self.candidates if c.brighter and c.pts < pts]:
-            if float(np.abs(planes - candidate.before).mean()) < _TAKEN_BACK * candidate.change:
+            if distance(planes, candidate.before) < _TAKEN_BACK * candidate.change:
                 self.candidates.remove(candidate)
                 self.returned = pts
         while self.waiting and pts - self.waiting[0][1].pts > 2 * wait:
@@ -271,7 +280,7 @@ class Cascade:
             tick = int((pts - self.start) * self.time_base * rate + 1e-6)
             if tick > self.ticks[level]:
                 self.ticks[level] = tick
-                self.waiting.append((level, Sample(pts, planes)))
+                self.waiting.append((level, Sample(pts, planes.astype(np.float32))))
 
     def _climb(self, level: int, sample: Sample) -> None:
         """Look for a gradual transition that ends at a sample; hard cuts before it are known by now."""
@@ -279,18 +288,20 @@ class Cascade:
         ring.append(sample)
         if level == 0:
             self.fine.append(sample)
+        cut = self._hard_cut_before(sample.pts)
         for steps in range(3, len(ring)):
-            window = list(ring)[-steps - 1 :]
-            if self._has_hard_cut(window[0].pts, sample.pts):
+            if ring[-steps - 1].pts < cut:
                 return
+            window = list(ring)[-steps - 1 :]
             if is_mixture(window, level, self.config):
                 found = window if level == 0 else self._confirmed(window)
                 if found:
                     self.cuts.gradual = merged([*self.cuts.gradual, extent(found)])
 
-    def _has_hard_cut(self, start: int, end: int) -> bool:
-        known = any(start < cut <= end for cut in reversed(self.cuts.hard[-64:]))
-        return known or any(start < candidate.pts <= end for candidate in self.candidates)
+    def _hard_cut_before(self, pts: int) -> float:
+        """Return where the last hard cut up to a frame lies; minus infinity where there is none."""
+        known = [*self.cuts.hard[-64:], *(candidate.pts for candidate in self.candidates)]
+        return max((cut for cut in known if cut <= pts), default=-math.inf)
 
     def _confirmed(self, window: list[Sample]) -> list[Sample]:
         """Return the fast level's samples over a window, if they too are mixtures of its ends; else nothing."""
@@ -307,20 +318,33 @@ def is_mixture(window: list[Sample], level: int, config: CutConfig) -> bool:
         config: Thresholds.
     """
     first, last = window[0].planes, window[-1].planes
-    difference = last - first
-    net = float(np.abs(difference).mean())
+    net = distance(first, last)
     if net < config.thresholds[level]:
+        return False
+    empty = one_is_empty(first, last, config)
+    if not empty and not unrelated(first, last, config):
         return False
     planes = np.stack([sample.planes for sample in window])
     share = progress(planes)
-    rest = float(np.abs(planes - first - share[:, None] * difference).mean(1).max())
     between = np.count_nonzero((share > 0.15) & (share < 0.85))
-    if rest > config.mixtures[level] * net or not between or float(np.diff(share).min()) < _BACKWARD:
+    if not between or float(np.diff(share).min()) < _BACKWARD:
         return False
-    contrast = planes[:, :_LUMA].var(1)
-    if min(contrast[0], contrast[-1]) < config.emptiness**2 * max(contrast[0], contrast[-1]):
-        return True
-    return bool(between > 1 and unrelated(first, last, config) and contrast_dips(contrast, share, config))
+    rest = float(np.abs(planes - first - share[:, None] * (last - first)).mean(1).max())
+    if rest > config.mixtures[level] * net:
+        return False
+    return empty or bool(between > 1 and contrast_dips(planes[:, :_LUMA].var(1), share, config))
+
+
+def one_is_empty(first: np.ndarray, last: np.ndarray, config: CutConfig) -> bool:
+    """Whether one of two pictures has much less contrast (variance of luma) than the other.
+
+    Args:
+        first: float (864,), coarse planes.
+        last: The same.
+        config: Holds the limit, of standard deviations.
+    """
+    less, more = sorted((_centred(first)[1], _centred(last)[1]))
+    return less < config.emptiness**2 * more
 
 
 def contrast_dips(contrast: np.ndarray, share: np.ndarray, config: CutConfig) -> bool:
@@ -354,7 +378,15 @@ def unrelated(first: np.ndarray, last: np.ndarray, config: CutConfig) -> bool:
         last: The same.
         config: Holds the limit.
     """
-    return float(np.corrcoef(first[:_LUMA], last[:_LUMA])[0, 1]) < config.correlation
+    (one, power), (other, power_of_other) = _centred(first), _centred(last)
+    return float(one @ other) < config.correlation * math.sqrt(power * power_of_other)
+
+
+def _centred(planes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return luma without its mean, and the sum of its squares."""
+    luma = planes[:_LUMA]
+    luma = luma - luma.mean()
+    return luma, float(luma @ luma)
 
 
 def extent(window: list[Sample]) -> list[int]:

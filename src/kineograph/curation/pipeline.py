@@ -129,7 +129,14 @@ def analysed(item: Item, config: CurationConfig, folder: Path, alive: Alive) -> 
             album.close()
             album = Album(folder / "album")
             found = analyse(
-                item.path, config.cuts, config.motion, config.limits, config.damage, album=album, alive=alive
+                item.path,
+                config.cuts,
+                config.motion,
+                config.limits,
+                config.damage,
+                album=album,
+                alive=alive,
+                decoding=config.decoding,
             )
     except BaseException:
         album.close()
@@ -234,7 +241,7 @@ def clipped(
         if album is None:
             album = stack.enter_context(Album(folder / "album"))
             wanted = {pts for span in spans for pts in _kept(analysis, span)}
-            fill(item.path, wanted, config.limits, album, alive)
+            fill(item.path, wanted, config.limits, album, alive, analysis.decoding)
         made = [_finish(item, config, facts, analysis, album, *pair) for pair in zip(spans, files, strict=True)]
     return index.keyframes.tolist(), len(stretches), made
 

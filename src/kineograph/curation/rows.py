@@ -220,6 +220,7 @@ class Scorer(Protocol):
 
 ARROW_TYPES = {
     "str": "string",
+    "Decoding": "string",
     "int": "int64",
     "float": "float64",
     "bool": "bool",

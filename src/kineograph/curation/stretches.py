@@ -22,7 +22,7 @@ import numpy as np
 
 from kineograph.curation.album import Album
 from kineograph.curation.analyse import KEYFRAME_RATE, Alive, Analysis, Damage, Pass, admit, decoded, judge
-from kineograph.curation.config import CurationConfig, CutConfig, Limits, MotionConfig
+from kineograph.curation.config import CurationConfig, CutConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.cuts import Cuts, Sketch, detector
 from kineograph.curation.keyframes import Index
 from kineograph.curation.parts import read_part, write_part
@@ -140,6 +140,7 @@ def trace(
     limits: Limits,
     album: Album,
     alive: Alive | None = None,
+    decoding: Decoding = "fast",
 ) -> tuple[Analysis, Recorder]:
     """Decode one stretch and a little of the next.
 
@@ -151,6 +152,7 @@ def trace(
         limits: What the file may claim.
         album: Takes the pictures.
         alive: Told the seconds of film done.
+        decoding: As in `CurationConfig`.
 
     Returns:
         What was found, without cuts, and the sketches.
@@ -163,7 +165,7 @@ def trace(
         stream, facts = examine(container, limits)
         recorder = Recorder()
         work = Pass(facts, cuts, motion, album, recorder, stretch.origin, stretch.preceding)
-        for frame in decoded(container, stream, _packets(container, stream, stretch)):
+        for frame in decoded(container, stream, _packets(container, stream, stretch), decoding):
             if isinstance(frame, Damage) or frame.is_corrupt or frame.pts is None:
                 raise Unsure("damage")
             if frame.pts < stretch.start:  # leading pictures, which belong to the stretch before
@@ -240,7 +242,9 @@ def write(
     """
     with Album(scratch / "album") as album:
         try:
-            analysis, recorder = trace(path, stretch, config.cuts, config.motion, config.limits, album, alive)
+            analysis, recorder = trace(
+                path, stretch, config.cuts, config.motion, config.limits, album, alive, config.decoding
+            )
         except (Unsure, Rejected) as unsure:
             analysis, recorder = Analysis(reason=str(unsure)), Recorder()
         pictures = [album.encoded(pts) for pts in analysis.kept]
@@ -282,7 +286,7 @@ def join(
     """
     unit = float(Fraction(facts.time_base))
     finder = detector(config.cuts, unit, stretches[0].origin)
-    result, before = Analysis(), None
+    result, before = Analysis(decoding=config.decoding), None
     for stretch in stretches:
         row = read_part(place / stretch.name)[0]
         if row["reason"] or not _agrees(row, before, stretch):
