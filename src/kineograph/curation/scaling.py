@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kineograph.curation.opencv import cv2
+
 FAST_BILINEAR, AREA = 1, 32
 """FFmpeg's SWS_FAST_BILINEAR and SWS_AREA."""
 
@@ -32,8 +34,35 @@ class Scaler:
             size: Width and height, even.
         """
         width, height = size
+        if self.method == AREA and frame.format.name == "yuv420p" and _divides(frame, size):
+            return block_means(frame, size)
         scaled: Any = self.reformatter.reformat(frame, width, height, format="yuv420p", interpolation=self.method)
         planes = [np.frombuffer(plane, np.uint8) for plane in scaled.planes]
         if sum(len(plane) for plane in planes) != width * height * 3 // 2:  # rows with a gap between them
             return scaled.to_ndarray()
         return np.concatenate(planes).reshape(-1, width)
+
+
+def _divides(frame: Any, size: tuple[int, int]) -> bool:
+    """Whether each pixel of an even size is a block of whole pixels, in all planes of a 4:2:0 frame."""
+    width, height = size
+    return not (frame.width % width or frame.height % height or frame.width % 2 or frame.height % 2)
+
+
+def block_means(frame: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return the planes of an 8-bit 4:2:0 frame whose size is a multiple of another; twice as fast as by FFmpeg.
+
+    Args:
+        frame: PyAV's, `yuv420p`.
+        size: Width and height, even.
+
+    Returns:
+        uint8 (3 * height / 2, width), as by `Scaler`.
+    """
+    width, height = size
+    result = np.empty((height * 3 // 2, width), np.uint8)
+    chroma = result[height:].reshape(2, height // 2, width // 2)
+    for plane, target in zip(frame.planes, (result[:height], *chroma), strict=True):
+        pixels = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        cv2.resize(pixels, target.shape[::-1], target, interpolation=cv2.INTER_AREA)
+    return result
