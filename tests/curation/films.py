@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import tarfile
@@ -122,6 +123,39 @@ def open_gop(path: Path, frames: Iterable[np.ndarray], gop: int = 12, **told) ->
     """Encode with open groups of pictures: B-frames before a keyframe that refer to it and to its predecessors."""
     x264 = f"open-gop=1:keyint={gop}:min-keyint={gop}:scenecut=0:bframes=3:b-adapt=0"
     return write(path, frames, options={"preset": "veryfast", "x264-params": x264}, gop=gop, **told)
+
+
+def unstamped(path: Path, frames: np.ndarray, fps: int = 24) -> Path:
+    """Write H.264 with reordered pictures to Matroska as AVI would hold it, by decoding times alone.
+
+    FFmpeg does not write `V_MS/VFW/FOURCC` for H.264. So the packets go into a track of MPEG-4, whose codec's name and
+    private data are then overwritten: by that name, and by a Windows bitmap header that says H264.
+    """
+    height, width = frames.shape[1:3]
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.framerate, encoder.thread_count = Fraction(1, fps), Fraction(fps), 1
+    encoder.gop_size, encoder.options = 12, {"preset": "veryfast", "bf": "2"}
+    packets = []
+    for i, picture in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = i, Fraction(1, fps)
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    with av.open(str(path), "w", format="matroska") as output:
+        stream = output.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        output.start_encoding()
+        private = bytes(stream.codec_context.extradata)
+        for i, packet in enumerate(packets):
+            packet.stream, packet.time_base = stream, Fraction(1, fps)
+            packet.pts = packet.dts = i
+            packet.duration = 1
+            output.mux(packet)
+    bitmap = struct.pack("<IiiHH4s20x", 40, width, height, 1, 24, b"H264")
+    content = path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_MS/VFW/FOURCC", 1)
+    path.write_bytes(content.replace(private, bitmap.ljust(len(private), b"\0"), 1))
+    return path
 
 
 def decoded(path: Path, format: str = "rgb24") -> tuple[np.ndarray, list[int]]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from films import SIZE, decoded, dissolve, join, open_gop, shot, write
+from films import SIZE, decoded, dissolve, join, open_gop, shot, unstamped, write
 
 from kineograph.curation import keyframes
 from kineograph.curation.analyse import analyse
@@ -98,6 +98,15 @@ def test_copies_are_compared_as_the_source_was_decoded(tmp_path, decoding):
     assert [check(file, span, analysis) for file, span in zip(files, spans, strict=True)] == ["", "", ""]
     other = replace(analysis, decoding="exact" if decoding == "fast" else "fast")
     assert all(check(file, span, other) for file, span in zip(files, spans, strict=True)), "both decode the same"
+
+
+def test_a_film_without_presentation_times_is_encoded_whole(tmp_path):
+    film = unstamped(tmp_path / "film.mkv", THREE)
+    _, analysis, spans, files = cut(film, tmp_path, ClipConfig(min_seconds=0.3, crf=0))
+    assert {span.method for span in spans} == {"encode"}
+    shown = np.concatenate([decoded(file, "gray")[0] for file in files])
+    assert len(analysis.pts) == len(THREE)
+    assert np.array_equal(shown, decoded(film, "gray")[0])
 
 
 def test_encoded_clips_show_what_exact_decoding_gives(tmp_path):

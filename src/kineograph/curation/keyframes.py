@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from kineograph.curation.probe import counts_by_dts
+
 _PACKETS_BETWEEN_SIGNS = 5000
 _REORDERED = 64
 """Most packets without a decoding time at a film's beginning; decoders reorder at most 16 pictures."""
@@ -121,7 +123,7 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
     Matroska knows no decoding times, and FFmpeg cannot tell those of the first packets where pictures are reordered;
     they are counted back from the first one that is known.
     """
-    by_dts = container.format.name == "avi"
+    by_dts = counts_by_dts(container, stream)
     waiting: list[Any] | None = []
     for packet in container.demux(stream):
         if not packet.size or (packet.pts is None and not by_dts):
@@ -146,10 +148,10 @@ def _count_back(waiting: list[Any], known: Any) -> None:
 def index(container: Any, stream: Any, alive: Callable[[float], None] | None = None) -> Index:
     """Demux a stream from its present position to the end, and tell `alive` the seconds of film done.
 
-    A truncated or damaged file ends the index early and says so in `broken`; it never raises. AVI knows no
-    presentation times, so there decoding times stand for them and nothing can be copied by time.
+    A truncated or damaged file ends the index early and says so in `broken`; it never raises. Where there are no
+    presentation times (`probe.counts_by_dts`), decoding times stand for them and nothing can be copied by time.
     """
-    by_dts = container.format.name == "avi"
+    by_dts = counts_by_dts(container, stream)
     rows: list[tuple[int, int, int, bool, bool]] = []
     broken = ""
     try:

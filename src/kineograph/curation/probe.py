@@ -48,7 +48,7 @@ class Probe:
         frames: Frames that the header promises; 0 where it does not say.
         time_base: Seconds per unit of pts, as `"num/den"`.
         start_time: pts at which the stream begins, or None.
-        by_dts: Whether the container knows no presentation times (AVI), so that decoding times stand for them.
+        by_dts: Whether decoding times stand for presentation times, as `counts_by_dts` says.
         video_streams: Number of video streams that are not cover art.
     """
 
@@ -189,11 +189,21 @@ def examine(container: Any, limits: Limits) -> tuple[Any, Probe]:
         frames=stream.frames,
         time_base=f"{stream.time_base.numerator}/{stream.time_base.denominator}",
         start_time=stream.start_time,
-        by_dts=container.format.name == "avi",
+        by_dts=counts_by_dts(container, stream),
         video_streams=len(video_streams(container)),
     )
     _check(facts, limits)
     return stream, facts
+
+
+def counts_by_dts(container: Any, stream: Any) -> bool:
+    """Whether the container knows no presentation times, so that decoding times stand for them.
+
+    AVI does not, nor does Matroska for what it holds as AVI would (`V_MS/VFW/FOURCC`); there, FFmpeg makes presentation
+    times of reordered pictures up, and they do not ascend. Such a track has a four-character code, others have none.
+    """
+    name = container.format.name
+    return name == "avi" or (name.startswith("matroska") and stream.codec_context.codec_tag.strip("\0") != "")
 
 
 def _promised_seconds(container: Any, stream: Any) -> float | None:
