@@ -26,7 +26,7 @@ from kineograph.curation.probe import Probe, Rejected, check_file, examine, foot
 from kineograph.curation.scaling import AREA, FAST_BILINEAR, Scaler
 from kineograph.curation.strips import fitted
 
-VERSION = 2
+VERSION = 3
 _STRIP_FPS = 2.0
 _FLOW, _GRID, _KEY = 0, 1, 2
 """Clocks of a pass: pictures for flow, pictures for strips, keyframes for strips."""
