@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kineograph._encode import X264_OPTIONS
 from kineograph.curation.analyse import Alive, Analysis, Clock, Damage, decoded, turn
 from kineograph.curation.config import ClipConfig, Decoding, Limits
 from kineograph.curation.cuts import SMALL
@@ -28,7 +29,7 @@ from kineograph.curation.keyframes import Index, packets
 from kineograph.curation.probe import Probe, examine, footage
 from kineograph.curation.scaling import FAST_BILINEAR, Scaler
 
-VERSION = 1
+VERSION = 2
 _MUXER = {"fflags": "+bitexact"}
 COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
 """Codecs whose packets MP4 holds and the usual decoders of training code read; all others are encoded."""
@@ -234,7 +235,7 @@ class _Writer:
         if facts.aspect != 1.0:
             aspect = Fraction(facts.aspect).limit_denominator(1000)
             self.stream.codec_context.sample_aspect_ratio = 1 / aspect if self.turned.transpose else aspect
-        self.stream.options = {"crf": str(config.crf), "preset": config.preset}
+        self.stream.options = {"crf": str(config.crf), "preset": config.preset, **X264_OPTIONS}
 
     def add(self, frame: Any, pts: int) -> None:
         """Encode a frame at a pts after the clip's start."""

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kineograph._encode import X264_OPTIONS
 from kineograph.curation import select
 from kineograph.curation.elo import Ranking, rank
 from kineograph.curation.parts import place_text
@@ -417,7 +418,7 @@ def _noise(folder: Path) -> Path:
         part = folder / f".check.{os.getpid()}.mp4"
         random = np.random.default_rng(0)
         with av.open(str(part), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", 8, options={"crf": "30"})
+            stream = container.add_stream("libx264", 8, options={"crf": "30", **X264_OPTIONS})
             stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p"
             for _ in range(8):
                 pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
