@@ -39,6 +39,7 @@ from kineograph.temporal.inflate import (
     temporal_state_dict,
 )
 from kineograph.temporal.plan import Plan
+from kineograph.temporal.rows import work_by_rows
 
 FORMAT = "kineograph.temporal/1"
 UNETS = ("UNet2DConditionModel", "UNet2DModel")
@@ -57,6 +58,7 @@ class VideoUNet(nn.Module):
     def __init__(self, unet: Any, plan: Plan | None = None):
         super().__init__()
         self.unet = inflate(unet, plan) if plan else unet
+        work_by_rows(self.unet)
         self.plan = plan
         self._temporal = True
 

@@ -15,6 +15,7 @@ from kineograph.temporal.attend import attend, attend_relative
 from kineograph.temporal.layer import TemporalLayer, zero
 from kineograph.temporal.norm import FrameGroupNorm, NormOver, divisor
 from kineograph.temporal.position import check_length, sinusoidal_positions
+from kineograph.temporal.rows import by_rows
 
 
 class FrameAttention(nn.Module):
@@ -91,6 +92,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., channels)` to the same shape."""
+        return by_rows(self._gated, x)
+
+    def _gated(self, x: Tensor) -> Tensor:
         value, gate = self.widen(x).chunk(2, -1)
         return self.narrow(value * F.gelu(gate))
 
