@@ -90,11 +90,19 @@ def data_of(estimate):
     return estimate[0] if isinstance(estimate, tuple) else estimate
 
 
-@pytest.mark.parametrize("unconditional", [told([0, 0], size=5), told([0])])
-def test_conditions_of_other_shapes_get_calls_of_their_own(unconditional):
+@pytest.mark.parametrize(
+    ("condition", "unconditional"),
+    [
+        (told([1, 1]), told([0, 0], size=5)),
+        (told([1, 1]), told([0])),
+        (told([1]), told([0])),
+        (torch.tensor(1.0), torch.tensor(0.0)),
+    ],
+)
+def test_conditions_of_other_shapes_get_calls_of_their_own(condition, unconditional):
     calls = []
     denoiser = lambda x, t, c: calls.append(len(x)) or x + c.mean()
-    positive, negative = both(denoiser, X, 1.0, told([1, 1]), unconditional)
+    positive, negative = both(denoiser, X, 1.0, condition, unconditional)
     assert calls == [2, 2]
     torch.testing.assert_close(positive - negative, torch.ones_like(X))
 

@@ -80,7 +80,9 @@ def both(denoiser: Denoiser, x: Tensor, t: Any, condition: Any, unconditional: A
 
 def _share_a_call(x: Tensor, condition: Any, unconditional: Any) -> bool:
     tensors = isinstance(condition, Tensor) and isinstance(unconditional, Tensor)
-    return tensors and x.numel() <= TOGETHER and condition.shape == unconditional.shape and len(condition) == len(x)
+    if not tensors or x.numel() > TOGETHER:
+        return False
+    return condition.shape == unconditional.shape and condition.shape[:1] == x.shape[:1]
 
 
 def extrapolate(negative: Tensor, positive: Tensor, scale: Scale) -> Tensor:
