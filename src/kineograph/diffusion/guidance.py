@@ -21,7 +21,7 @@ from kineograph.errors import InputError, unknown
 Scale = float | Tensor
 TOGETHER = 2**12
 """Values in x up to which both halves of guidance share one call. On one AVX512 core, the bundled network, frames of
-8x16x16 latents: 1.3 times as fast for one frame, 1.2 for two, 0.75 to 1.0 for four to sixteen, at twice the memory."""
+8x16x16 latents: 1.3 times as fast for one frame, 1.2 for two, 0.75 to 1.1 for four to sixteen, at twice the memory."""
 
 
 def classifier_free(
