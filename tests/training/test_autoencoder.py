@@ -48,6 +48,17 @@ def test_decoder_alone_learns_and_latents_stay_valid(tmp_path, store):
     assert (again.shift, again.scale) == (0.25, 0.5)
 
 
+def test_decoder_alone_is_moved_more_by_a_large_error(store):
+    """Five times the square and half of what edges differ: a flat error has no edges, half a picture of it has one."""
+    flat = AutoencoderTask(tiny(), store, "test", flip=False, decoder_only=True)
+    images = torch.zeros(2, 3, 16, 16)
+    error = torch.full_like(images, 0.5)
+    error[1, :, :, 8:] = 0
+    network = lambda batch, noise: (batch + error, None, None)
+    loss = flat.loss(network, {"images": images}, [1, 2])
+    torch.testing.assert_close(loss, torch.tensor([5 * 0.25, 5 * 0.125 + 0.5 * 0.5 / 15]))
+
+
 def test_shortcut_carries_colour_from_the_first_step():
     video = torch.tensor([0.9, -0.2, 0.4])[None, None, :, None, None].expand(1, 1, 3, 16, 16)
     network = tiny(shortcut=True).eval()

@@ -20,6 +20,7 @@ from kineograph.data.frames import FrameStore
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.training.batches import generators, randn
 
+SQUARE_WEIGHT = 5.0  # Ours: a held-out frame's squared error (0.008) counts as much as its L1 (0.04)
 KL_WEIGHT = 1e-6  # Rombach et al. 2022, app. G: "a small weight factor ~ 1e-6"
 GRADIENT_WEIGHT = 1.0
 VALIDATION_FRAMES = 64
@@ -50,8 +51,8 @@ class AutoencoderTask:
         store: Decoded frames.
         held_out: Name of the split to validate on.
         flip: Mirror every second sample.
-        decoder_only: Keep the encoder, so that latents and the models trained on them stay valid, as Stable Diffusion's
-            later decoders did (hf.co/stabilityai/sd-vae-ft-mse).
+        decoder_only: Keep the encoder, so that latents and the models trained on them stay valid, and weigh the squared
+            error over L1 and edges, as Stable Diffusion's last decoder did (hf.co/stabilityai/sd-vae-ft-mse).
     """
 
     name = "autoencoder"
@@ -78,7 +79,7 @@ class AutoencoderTask:
         return {"images": to_pixels(self.store.random_frames(self.clips[indices], seeds))}
 
     def loss(self, network: Callable[..., Any], batch: dict[str, Tensor], seeds: list[int]) -> Tensor:
-        """Return L1 + gradient L1 + KL per sample."""
+        """Return L1 + gradient L1 + KL per sample; of a decoder alone, squared error + half the gradient L1."""
         images = batch["images"]
         draws = generators(seeds)
         if self.flip:
@@ -88,9 +89,11 @@ class AutoencoderTask:
         noise = randn(draws, self.network.latent_channels, size, size).to(images.device)
         output, mean, log_variance = network(images, noise)
         output = output.float()
-        pixels = (output - images).abs().mean(dim=(1, 2, 3))
-        kl = 0.0 if self.decoder_only else kl_to_standard_normal(mean.float(), log_variance.float())
-        return pixels + GRADIENT_WEIGHT * gradient_l1(output, images) + KL_WEIGHT * kl
+        edges = GRADIENT_WEIGHT * gradient_l1(output, images)
+        if self.decoder_only:
+            return SQUARE_WEIGHT * ((output - images) ** 2).mean(dim=(1, 2, 3)) + edges / 2
+        kl = kl_to_standard_normal(mean.float(), log_variance.float())
+        return (output - images).abs().mean(dim=(1, 2, 3)) + edges + KL_WEIGHT * kl
 
     def validate(self) -> dict[str, float]:
         """Return L1 and PSNR (dB, data range 2, mean over frames) on held-out frames."""
