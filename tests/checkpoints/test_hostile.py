@@ -288,6 +288,8 @@ def test_absurd_sizes_are_not_built(refused, folder, file, change):
         {"fps": None},
         {"noise": 4},
         {"data_scale": [1, 2, 3]},
+        {"guidance_interval": [0.9, 0.1]},
+        {"guidance_interval": [0.5]},
     ],
 )
 def test_absurd_settings(refused, tmp_path, model_folder, change):

@@ -18,11 +18,13 @@ def run(*words):
 
 def test_writes_a_clip_with_its_settings_and_prints_json(model_folder, tmp_path, capsys):
     file = tmp_path / "new" / "clip.mp4"
-    assert run("a red dog", "-o", file, "--model", model_folder, "--seed", 4, "--steps", 2, "--json") == 0
+    words = ("--seed", 4, "--steps", 2, "--guidance-interval", 0.2, 1)
+    assert run("a red dog", "-o", file, "--model", model_folder, *words, "--json") == 0
     (clip,) = json.loads(capsys.readouterr().out)["clips"]
     assert clip == {"file": str(file), "prompt": "a red dog", "seed": 4, "frames": 4, "fps": 8.0}
     video = Video.read(file)
     assert (len(video), video.metadata["seed"], video.metadata["num_inference_steps"]) == (4, 4, 2)
+    assert list(video.metadata["guidance_interval"]) == [0.2, 1.0]
 
 
 def test_same_seed_same_frames_and_underscored_flags(model_folder, tmp_path):
@@ -66,6 +68,7 @@ def test_several_prompts_from_a_file_make_a_folder_and_a_sheet(model_folder, tmp
         (("--prompts", "absent.txt"), "absent.txt"),
         (("a dog", "--num-frame", "3"), "--num-frames"),
         (("a dog", "--num-frames", "many"), "--num-frames"),
+        (("a dog", "--guidance-interval", "0.5"), "--guidance-interval"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, monkeypatch):

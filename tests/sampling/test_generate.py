@@ -54,6 +54,20 @@ def test_settings_travel_with_the_clip(model, tmp_path):
     assert read["model"] == "tiny"
 
 
+def test_guidance_acts_within_its_interval_and_costs_nothing_outside(model, monkeypatch):
+    told, calls = {"seed": 3, "num_inference_steps": 4, "sampler": "ddim", "guidance_scale": 5.0}, []
+    run = lambda **more: model.generate("a dog", **{**told, **more}).frames
+    assert torch.equal(run(guidance_interval=(0.0, 1.0)), run())
+    assert torch.equal(run(guidance_interval=(0.0, 0.0)), run(guidance_scale=1.0))
+    forward = type(model.parts.network).forward
+    monkeypatch.setattr(
+        type(model.parts.network), "forward", lambda *a, **k: calls.append(len(a[1])) or forward(*a, **k)
+    )
+    half = run(guidance_interval=(0.5, 1.0))
+    assert sum(calls) == 2 + 2 + 1 + 1  # two of four steps are in the upper half of time
+    assert not torch.equal(half, run())
+
+
 def test_sizes_frames_and_callback(model):
     seen = []
     clip = model.generate("a dog", num_frames=2, height=24, width=16, num_inference_steps=3, callback=seen.append)
@@ -68,6 +82,8 @@ def test_sizes_frames_and_callback(model):
         ({"num_frames": 17}, "--num-frames"),
         ({"num_inference_steps": 1001}, "--num-inference-steps"),
         ({"guidance_scale": -1.0}, "--guidance-scale"),
+        ({"guidance_interval": (0.8, 0.2)}, "--guidance-interval"),
+        ({"guidance_interval": (0.0, 1.5)}, "--guidance-interval"),
         ({"sampler": "dimm"}, "ddim"),
         ({"seed": -1}, "--seed"),
         ({"seed": [1, 2]}, "one per prompt"),

@@ -60,6 +60,9 @@ class Args:
     """Steps of the sampler (default: the model's)."""
     guidance_scale: float | None = None
     """Classifier-free guidance; 1 is none (default: the model's)."""
+    guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = None
+    """Shares of time, 0 (clean) to 1 (noise), between which guidance acts; steps outside cost half (default: the
+    model's)."""
     sampler: str | None = None
     """ddim, ddpm, dpm++, unipc, heun, euler-ancestral or scheduler, the checkpoint's own (default: the model's)."""
     fps: float | None = None
@@ -97,6 +100,7 @@ def run(args: Args) -> int:
                 width=args.width,
                 num_inference_steps=args.num_inference_steps,
                 guidance_scale=args.guidance_scale,
+                guidance_interval=args.guidance_interval,
                 sampler=args.sampler,
                 fps=args.fps,
                 precision=args.precision,
@@ -117,9 +121,9 @@ def run(args: Args) -> int:
 
 FOR_ONE_PROMPT = ("words", "prompt", "negative_prompt")
 """Arguments that mean nothing to a model that starts from a picture alone."""
-FOR_PROMPTS = (*FOR_ONE_PROMPT, "prompts", "sampler", "system")
+FOR_PROMPTS = (*FOR_ONE_PROMPT, "prompts", "sampler", "system", "guidance_interval")
 """Arguments of models that start from prompts."""
-OTHER_KINDS = ("prompts", "sampler", "system")
+OTHER_KINDS = ("prompts", "sampler", "system", "guidance_interval")
 """Arguments that mean nothing to a model that is given a picture, with a prompt or without."""
 
 

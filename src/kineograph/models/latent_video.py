@@ -71,6 +71,8 @@ class Settings:
     """Default steps."""
     guidance_scale: float = 4.0
     """Default classifier-free guidance scale."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Shares of the process's time between which guidance acts; outside, a step is one call instead of two."""
     sampler: str = "ddim"
     """Default sampler."""
     eta: float = 0.0
@@ -309,8 +311,7 @@ def read_settings(directory: str | Path) -> Settings:
         if name not in allowed:
             raise unknown("setting in model_index.json", name, allowed, WeightsError)
         _check_kind(name, ours[name], folder)
-    if ours.get("data_scale") is not None:
-        ours["data_scale"] = tuple(ours["data_scale"])
+    ours |= {name: tuple(value) for name, value in ours.items() if isinstance(value, list)}
     return replace(Settings(), **ours, scheduler=scheduler)
 
 
@@ -323,6 +324,9 @@ def _check_kind(name: str, value: Any, folder: Path) -> None:
     default = getattr(Settings(), name)
     if name == "data_scale":
         fits = value is None or (isinstance(value, list) and [type(item) for item in value] == [float, int])
+    elif name == "guidance_interval":
+        fits = isinstance(value, list) and len(value) == 2 and {type(item) for item in value} <= {int, float}
+        fits = fits and 0 <= value[0] <= value[1] <= 1
     elif isinstance(default, bool | str):
         fits = isinstance(value, type(default))
     else:
