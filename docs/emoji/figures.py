@@ -1,8 +1,9 @@
-"""Draw what the bundled model makes: `python docs/emoji/figures.py` (about six minutes on two cores).
+"""Draw what the bundled model makes: `python docs/emoji/figures.py` (about twelve minutes on two cores).
 
 Seeds and prompts are fixed here, chosen before looking: nothing is picked from several tries.
 """
 
+import json
 from pathlib import Path
 
 import kineograph as kg
@@ -30,12 +31,14 @@ HELD_OUT = (
     "snowboarder dark skin tone",
     "construction worker dark skin tone",
 )
+# The first eight of paraphrases.json, which was written before the networks were trained on other wordings.
+PARAPHRASES = tuple(row["prompt"] for row in json.loads((HERE / "paraphrases.json").read_text())["paraphrases"][:8])
 
 
 def main() -> None:
-    """Write the three sheets."""
+    """Write the three sheets and the moving picture."""
     model = kg.load("emoji")
-    for name, prompts in (("seen", SEEN), ("held-out", HELD_OUT)):
+    for name, prompts in (("seen", SEEN), ("held-out", HELD_OUT), ("paraphrases", PARAPHRASES)):
         clips = model.generate(prompts, seed=1)
         sheet = contact_sheet(clips, labels=prompts, frames_per_row=8)
         sheet.convert("P", palette=1, colors=256).save(HERE / f"{name}.png", optimize=True)
