@@ -13,6 +13,7 @@ def options(steps=10, scale=7.5, **changes):
         "width": 24,
         "num_inference_steps": steps,
         "guidance_scale": scale,
+        "guidance_interval": (0.0, 1.0),
         "sampler": "scheduler",
         "negative_prompt": "blurred",
         **changes,
