@@ -106,7 +106,9 @@ def noted_settings(settings: Settings, noted: Mapping[str, Any], where: str) -> 
         WeightsError: A noted setting is unknown.
     """
     allowed = {field.name for field in fields(Settings)}
-    changes = dict(noted.get("settings", {}))
+    changes = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in noted.get("settings", {}).items()
+    }
     for name in changes:
         if name not in allowed:
             raise unknown(f"setting in {where}/{SIDECAR}", name, allowed, WeightsError)
