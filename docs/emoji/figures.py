@@ -1,4 +1,4 @@
-"""Draw what the bundled model makes: `python docs/emoji/figures.py` (about twelve minutes on two cores).
+"""Draw what the bundled model makes: `python docs/emoji/figures.py` (25 clips).
 
 Seeds and prompts are fixed here, chosen before looking: nothing is picked from several tries.
 """
