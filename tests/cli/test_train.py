@@ -45,7 +45,9 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
         "input_heads=2",
     )
     capsys.readouterr()
-    assert run(*stage, *options, "--image-share", 0.3, "--noise", "mixed", "--json") == 0
+    assert run(*stage, *options, "--image-share", 0.3, "--noise", "mixed", "--balance", "kind", "--json") == 2
+    assert "has no field 'kind' in the manifest" in capsys.readouterr().err
+    assert run(*stage, *options, "--image-share", 0.3, "--noise", "mixed", "--balance", "caption", "--json") == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result["step"] == 2
@@ -76,6 +78,8 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
     [
         (("modelscop",), "modelscope"),
         (("autoencoder", "--num-frames", "8"), "--num-frames is for systems"),
+        (("autoencoder", "--balance", "base"), "--balance is for text-to-image and text-to-video stages"),
+        (("stable-video-diffusion", "--base", ".", "--balance", "base"), "not for 'stable-video-diffusion'"),
         (("autoencoder", "--base", "x"), "'x' is no"),
         (("autoencoder", "--base", "x", "--patch", "2"), "--patch is for a fresh autoencoder"),
         (("latent-image",), "--base"),

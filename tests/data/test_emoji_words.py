@@ -18,16 +18,28 @@ def test_keywords_are_plain_words_without_the_name(tmp_path):
     assert emoji_words.bare("👍🏿") == "👍"
 
 
-def test_name_has_half_the_weight_and_the_tone_stays():
+def test_words_of_few_emoji_come_first_and_those_of_many_are_left_out():
+    everywhere = {f"{i}": ["animal", "pet"] if i < 3 else ["animal"] for i in range(emoji_words.COMMON)}
+    table = {**everywhere, "🐰": ["animal", "pet", "bunny"]}
+    assert emoji_words.telling(table)["🐰"] == ["bunny", "pet"]
+    assert emoji_words.telling({"🐰": list("abcdefgh")})["🐰"] == list("abcdef")
+
+
+def test_name_weighs_most_and_the_tone_stays():
     rows = emoji_words.phrasings("man juggling dark skin tone", ["balance", "skill", "juggler"])
     assert [row["text"] for row in rows] == [
         "man juggling dark skin tone",
         "a dark-skinned juggling man",
+        "balance with dark skin",
         "balance skill with dark skin",
         "juggler with dark skin",
+        "balance juggling with dark skin",
+        "skill juggling with dark skin",
+        "juggler juggling with dark skin",
         "man juggling, balance with dark skin",
+        "man juggling, skill with dark skin",
     ]
-    assert rows[0]["weight"] == 0.5
+    assert rows[0]["weight"] == emoji_words.NAME_WEIGHT
     assert sum(row["weight"] for row in rows) == pytest.approx(1)
 
 
@@ -36,6 +48,7 @@ def test_two_tones_and_names_without_keywords_stay_as_they_are():
     assert [row["text"] for row in emoji_words.phrasings(name, [])] == [name, f"a {name}"]
     assert emoji_words.phrasings("a cat", []) == [{"text": "a cat", "weight": 1.0}]
     assert json.dumps(emoji_words.phrasings("red apple", ["fruit"]))
+    assert emoji_words.phrasings("Red apple", ["apple"]) == emoji_words.phrasings("Red apple", [])
 
 
 def test_another_archive_is_refused(tmp_path):

@@ -16,7 +16,14 @@ def make_store(clips: int = 11, frames: int = 4, size: int = 16) -> FrameStore:
     names = [f"thing {i}" for i in range(clips)]
     entries = [
         Clip(
-            path=n, caption=n, fps=8, frames=frames, width=size, height=size, split="test" if i > clips - 3 else "train"
+            path=n,
+            caption=n,
+            fps=8,
+            frames=frames,
+            width=size,
+            height=size,
+            split="test" if i > clips - 3 else "train",
+            extra={"kind": "first" if i == 0 else "other"},
         )
         for i, n in enumerate(names)
     ]
@@ -39,7 +46,9 @@ def store():
     return make_store()
 
 
-def tiny_diffusion_task(num_frames: int = 1, image_share: float = 0.0, system: str | None = None):
+def tiny_diffusion_task(
+    num_frames: int = 1, image_share: float = 0.0, system: str | None = None, balance: str = ""
+):
     from kineograph.models.autoencoder import build_autoencoder
     from kineograph.models.image_unet import build_image_unet
     from kineograph.models.latent_video import LatentVideoModel, Settings
@@ -71,5 +80,6 @@ def tiny_diffusion_task(num_frames: int = 1, image_share: float = 0.0, system: s
         num_frames=num_frames,
         held_out="test",
         image_share=image_share,
+        balance=balance,
         preview_prompts=("thing 1",),
     )

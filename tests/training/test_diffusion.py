@@ -57,6 +57,16 @@ def test_image_share_mixes_pictures_of_other_clips():
     assert not same_caption[batch["pictures"]].all()
 
 
+def test_balance_shows_rare_kinds_more_often():
+    task = tiny_diffusion_task(balance="kind")
+    first = torch.from_numpy(task.store.window(0, 0, 4)).float()
+    latents = task.load([3] * 200, list(range(200)))["latents"]
+    share = (latents == first[None]).flatten(2).all(2).any(1).float().mean().item()
+    assert share == pytest.approx(1 / (1 + 8**0.5), abs=0.08)  # one clip of the first kind, eight of the other
+    again = task.load([3] * 200, list(range(200)))["latents"]
+    assert torch.equal(latents, again)
+
+
 def test_caption_dropout_has_its_share():
     task = tiny_diffusion_task()
     context = task.load([0] * 400, list(range(400)))["context"]

@@ -37,6 +37,9 @@ class Args:
     """Colour under transparent frames."""
     held_out: str = "held-out-combinations"
     """Split that validation looks at beside training clips."""
+    balance: str = ""
+    """Field of the manifest whose values are shown more evenly: a value of n clips gets sqrt(n) times the samples of a
+    value of one clip, such as `base` of the emoji (default: every clip alike)."""
     cache: Path | None = None
     """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
     num_frames: int | None = None
@@ -119,6 +122,8 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
     if args.stage != "autoencoder" and args.base is None:
         what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
+    if args.balance and args.stage.lower().replace("-", "_") in ("autoencoder", "stable_video_diffusion"):
+        raise InputError(f"--balance is for text-to-image and text-to-video stages, not for '{args.stage}'.")
     for name in ("latent_channels", "patch"):
         if args.stage != "autoencoder" and getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is the autoencoder's; later stages take it from --base.")
@@ -135,6 +140,7 @@ def _task(args: Args, progress: Any) -> Any:
         max_frames=args.max_frames,
         background=args.background,
         held_out=args.held_out,
+        balance=args.balance,
         cache=args.cache,
     )
     if args.stage == "autoencoder":

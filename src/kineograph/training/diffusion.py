@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from kineograph.data.balance import even_shares
 from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import mix_seed
 from kineograph.diffusion.parameterization import add_noise, training_target
@@ -51,6 +52,7 @@ class DiffusionTask:
             arXiv:2207.12598).
         image_share: With `num_frames > 1`, the share of samples that are independent pictures: the frames of such a
             sample come from clips of their own and temporal layers pass them by.
+        balance: Field of the manifest whose values are shown more evenly (see `data.balance`); empty: all clips alike.
         preview_prompts: Prompts of the previews.
     """
 
@@ -64,6 +66,7 @@ class DiffusionTask:
         held_out: str = "",
         caption_dropout: float = 0.1,
         image_share: float = 0.0,
+        balance: str = "",
         preview_prompts: Sequence[str] = PREVIEW_PROMPTS,
     ) -> None:
         if not 0 <= caption_dropout < 1 or not 0 <= image_share < 1:
@@ -84,6 +87,8 @@ class DiffusionTask:
             raise DataError(
                 "The data set has no training clip with more than one frame, so there is no motion to learn."
             )
+        chosen = [store.frames.clips[i] for i in self.clips]
+        self.shares = even_shares(chosen, balance) if balance else None
         self.empty = model.text([""])[0]
 
     # Samples ------------------------------------------------------------------------------------------------------
@@ -100,6 +105,8 @@ class DiffusionTask:
     def _sample(self, clip: int, seed: int) -> tuple[Tensor, Tensor, bool]:
         """Cut one training sample; every choice follows from the seed."""
         choose = np.random.default_rng(mix_seed(seed, 7))
+        if self.shares is not None:
+            clip = int(choose.choice(self.clips, p=self.shares))
         as_pictures = self.num_frames > 1 and choose.random() < self.image_share
         if as_pictures:
             picks = choose.choice(self.pictures, self.num_frames)

@@ -55,6 +55,8 @@ class DataConfig:
     """Colour under transparent frames."""
     held_out: str = "held-out-combinations"
     """Split that validation looks at."""
+    balance: str = ""
+    """Field of the manifest whose values are shown more evenly; empty: every clip alike."""
     cache: Path | None = None
     """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
 
@@ -282,7 +284,7 @@ def _diffusion_task(
     """Encode what is not cached and build the task."""
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = captions or encode_captions(model.text, store.frames.clips)
-    return DiffusionTask(model, store, captions, held_out=data.held_out, **options)
+    return DiffusionTask(model, store, captions, held_out=data.held_out, balance=data.balance, **options)
 
 
 def encoded(

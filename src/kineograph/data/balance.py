@@ -1,0 +1,44 @@
+"""How often each clip is shown, where some kinds of clips are many.
+
+Of the animated emoji, 304 people come in six skin tones each and 1,551 other things once. Shown evenly, a person is
+seen six times as often as a strawberry, and after sixty passes the model draws people and no strawberries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from kineograph.data.manifest import Clip
+from kineograph.errors import DataError
+
+
+def even_shares(clips: Sequence[Clip], field: str) -> np.ndarray:
+    """Return each clip's share of the samples: a kind of n clips gets sqrt(n) times what a kind of one clip gets.
+
+    The square root lies half-way between every clip alike and every kind alike (Mahajan et al. 2018, arXiv:1805.00932,
+    for images of many hashtags).
+
+    Args:
+        clips: Of the data set.
+        field: Field of the manifest that tells the kind, such as `base`.
+
+    Returns:
+        `(clips,)`, summing to 1.
+
+    Raises:
+        DataError: A clip has no such field.
+    """
+    rows = [{**vars(clip), **clip.extra} for clip in clips]
+    missing = next((row for row in rows if field not in row), None)
+    if missing is not None:
+        known = ", ".join(sorted(missing.keys() - {"extra"}))
+        raise DataError(
+            f"--balance {field}: '{missing['path']}' has no field '{field}' in the manifest, only: {known}."
+        )
+    kinds = [str(row[field]) for row in rows]
+    count = Counter(kinds)
+    weights = np.array([count[kind] ** -0.5 for kind in kinds])
+    return weights / weights.sum()
