@@ -301,6 +301,13 @@ def test_absurd_settings(refused, tmp_path, model_folder, change):
     assert "model_index.json" in refused(tmp_path / "m")
 
 
+@pytest.mark.parametrize("settings", [[], 7, {"fps": "many"}, {"height": -1}, {"depth": 3}, {"scheduler": "ddim"}])
+def test_absurd_settings_beside_a_foreign_folder(refused, folder, settings):
+    root, _ = folder
+    (root / "kineograph.json").write_text(json.dumps({"settings": settings}))
+    assert "kineograph.json" in refused(root)
+
+
 @pytest.mark.parametrize(
     "plan",
     [None, [], {}, {"placements": 7}, {"placements": [{"at": "pair"}]}, {"placements": [[]] * 10**5}, {"depth": 10**9}],

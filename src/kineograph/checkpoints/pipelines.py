@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kineograph.checkpoints.image import ImageModel, load_image_folder, pipeline_text, read_index, read_scheduler
 from kineograph.checkpoints.networks import LAYOUTS, from_diffusers, layout_of
-from kineograph.errors import WeightsError, unknown
+from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import load_autoencoder
-from kineograph.models.latent_video import LatentVideoModel, Settings
+from kineograph.models.latent_video import LatentVideoModel, Settings, checked_settings
 from kineograph.models.video_unet import UNETS, VideoUNet
 from kineograph.models.weights import read_folder, read_json
 from kineograph.systems import systems
@@ -95,21 +95,20 @@ def zeroscope_or(system: str, config: Any) -> str:
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
-    """Read what was noted beside a folder in a foreign layout; nothing where nothing was."""
-    return read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
+    """Read what was noted beside a folder in a foreign layout; nothing where nothing was.
+
+    Raises:
+        WeightsError: The settings there are no table of known names and fitting values.
+    """
+    noted = read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
+    checked_settings(noted.get("settings", {}), folder / SIDECAR)
+    return noted
 
 
 def noted_settings(settings: Settings, noted: Mapping[str, Any], where: str) -> Settings:
     """Return the settings with those that were noted in their place.
 
     Raises:
-        WeightsError: A noted setting is unknown.
+        WeightsError: A noted setting is unknown, or of the wrong kind.
     """
-    allowed = {field.name for field in fields(Settings)}
-    changes = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in noted.get("settings", {}).items()
-    }
-    for name in changes:
-        if name not in allowed:
-            raise unknown(f"setting in {where}/{SIDECAR}", name, allowed, WeightsError)
-    return replace(settings, **changes)
+    return replace(settings, **checked_settings(noted.get("settings", {}), Path(where) / SIDECAR))

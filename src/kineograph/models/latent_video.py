@@ -306,23 +306,39 @@ def read_settings(directory: str | Path) -> Settings:
         raise WeightsError(f"'{folder}/model_index.json' does not describe a Kineograph model ({error}).") from error
     if ours.pop("format", None) != FORMAT:
         raise WeightsError(f"'{folder}' was written in another format than {FORMAT}; update kineograph.")
+    return replace(Settings(), **checked_settings(ours, folder / "model_index.json"), scheduler=scheduler)
+
+
+def checked_settings(values: Any, file: Path) -> dict[str, Any]:
+    """Return settings as a file has them, ready for `Settings`.
+
+    Args:
+        values: Names and values, as JSON gives them.
+        file: Where they stand.
+
+    Raises:
+        WeightsError: They are no table, one is unknown, of another kind than its default, or a negative number.
+    """
+    if not isinstance(values, Mapping):
+        raise WeightsError(f"'{file}' has settings {str(values)[:80]!r}; expected a table of names and values.")
     allowed = {f.name for f in fields(Settings)}
-    for name in ours:
+    for name, value in values.items():
         if name not in allowed:
-            raise unknown("setting in model_index.json", name, allowed, WeightsError)
-        _check_kind(name, ours[name], folder)
-    ours |= {name: tuple(value) for name, value in ours.items() if isinstance(value, list)}
-    return replace(Settings(), **ours, scheduler=scheduler)
+            raise unknown(f"setting in {file}", name, allowed, WeightsError)
+        _check_kind(name, value, file)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _check_kind(name: str, value: Any, folder: Path) -> None:
+def _check_kind(name: str, value: Any, file: Path) -> None:
     """Refuse a setting of another kind than its default, or a negative number.
 
     Raises:
         WeightsError: Names it.
     """
     default = getattr(Settings(), name)
-    if name == "data_scale":
+    if name == "scheduler":
+        fits = isinstance(value, dict)
+    elif name == "data_scale":
         fits = value is None or (isinstance(value, list) and [type(item) for item in value] == [float, int])
     elif name == "guidance_interval":
         fits = isinstance(value, list) and len(value) == 2 and {type(item) for item in value} <= {int, float}
@@ -333,7 +349,7 @@ def _check_kind(name: str, value: Any, folder: Path) -> None:
         fits = isinstance(value, int if isinstance(default, int) else int | float) and not isinstance(value, bool)
         fits = fits and 0 <= value < float("inf")
     if not fits:
-        raise WeightsError(f"'{folder}/model_index.json' sets {name}={value!r}, which is no value of that setting.")
+        raise WeightsError(f"'{file}' sets {name}={value!r}, which is no value of that setting.")
 
 
 def load_latent_video(directory: str | Path) -> LatentVideoModel:
