@@ -217,3 +217,27 @@ def test_command(base, tmp_path, capsys):
     assert "Note: norms over the clip" in out.err
     assert main(words) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_motion_modules_on_a_model_of_ours(model_folder, tmp_path):
+    """They keep its text settings, its process and its sampler; its own temporal layers are left out."""
+    from kineograph.checkpoints.image import load_image_folder
+    from kineograph.systems.animatediff import PRESETS
+
+    whole, base = kg.load(model_folder, device="cpu"), load_image_folder(model_folder)
+    assert not any(".temporal." in name for name in base.unet.state_dict())
+    network = systems()["animatediff"].build(PRESETS["v2"], base.unet)
+    torch.manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if ".temporal." in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    tensors = key_map(systems()["animatediff"], network, "original").to_theirs(temporal_state_dict(network.unet))
+    save_file(tensors, tmp_path / "mm.safetensors")
+    model = kg.load(tmp_path / "mm.safetensors", base=model_folder, device="cpu")
+    kept = {**vars(whole.settings), "name": "mm", "system": "animatediff"}
+    assert vars(model.settings) == kept
+    clip = torch.randn(1, 3, network.config["in_channels"], 8, 8)
+    context = torch.randn(1, 4, network.config["cross_attention_dim"])
+    with torch.no_grad():
+        torch.testing.assert_close(model.parts.network(clip, 500, context), network(clip, 500, context))
+    assert len(model.generate("a cat", num_frames=3, num_inference_steps=2)) == 3

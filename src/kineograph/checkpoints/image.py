@@ -9,11 +9,12 @@ from typing import Any
 
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
-from kineograph.models.latent_video import load_text, read_settings
+from kineograph.models.latent_video import Settings, load_text, read_settings
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import read_json
+from kineograph.temporal.inflate import strip
 
 INDEX = "model_index.json"
 RAIL = "CreativeML Open RAIL-M, with its limits of use"
@@ -33,6 +34,7 @@ class ImageModel:
         scheduler: The process, as a diffusers scheduler configuration.
         name: What it is called.
         licence: Of its weights.
+        settings: How it wants to be used, if it was trained by this library.
     """
 
     unet: Any
@@ -41,10 +43,11 @@ class ImageModel:
     scheduler: dict[str, Any]
     name: str
     licence: str
+    settings: Settings | None = None
 
 
 def load_image_folder(directory: str | Path) -> ImageModel:
-    """Load an image model from a diffusers pipeline's folder, or from one of ours.
+    """Load an image model from a diffusers pipeline's folder, or from one of ours, without its temporal layers.
 
     Raises:
         WeightsError: A part is missing, is not one that is known here, or its weights do not fit.
@@ -54,16 +57,14 @@ def load_image_folder(directory: str | Path) -> ImageModel:
     check_components(folder, index)
     if "kineograph" in index:
         settings = read_settings(folder)
-        network = VideoUNet.from_pretrained(folder)
-        if network.plan is not None:
-            raise WeightsError(f"'{folder}' is a video model ({settings.system}); --base wants an image model.")
+        unet = strip(VideoUNet.from_pretrained(folder).unet)
         text = load_text(folder, settings)
         licence, scheduler = settings.licence, settings.scheduler
     else:
-        network = VideoUNet.from_pretrained(folder)
+        settings, unet = None, VideoUNet.from_pretrained(folder).unet
         text, scheduler = pipeline_text(folder, index), read_scheduler(folder)
         licence = XL_LICENCE if isinstance(text, TwoTextEncoders) else RAIL
-    return ImageModel(network.unet, load_autoencoder(folder / "vae"), text, scheduler, folder.name, licence)
+    return ImageModel(unet, load_autoencoder(folder / "vae"), text, scheduler, folder.name, licence, settings)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

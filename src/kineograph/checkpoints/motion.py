@@ -16,7 +16,7 @@ from kineograph.checkpoints.networks import key_map, same
 from kineograph.checkpoints.pipelines import noted_settings, read_sidecar, settings_for
 from kineograph.checkpoints.shapes import blocks_of
 from kineograph.errors import WeightsError
-from kineograph.models.latent_video import LatentVideoModel
+from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.video_unet import VideoUNet, read_plan
 from kineograph.models.weights import read_folder, read_json, read_safetensors
 from kineograph.systems import systems
@@ -125,13 +125,22 @@ def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
     check_shape(modules, image.unet.config, f"the base '{image.name}'")
     network = inflated(modules, image.unet)
     load_temporal_state_dict(network.unet, in_our_names(modules, network))
-    name = modules.noted.get("settings", {}).get("system", SYSTEM)
-    settings = settings_for(name, modules.where.stem, image.scheduler, network.config, image.autoencoder.factor)
-    scheduler = {**image.scheduler, **PROCESS, "trained_betas": None} if name == SYSTEM else image.scheduler
-    licence = f"{settings.licence}; base: {image.licence}"
-    settings = replace(settings, scheduler=scheduler, licence=licence)
-    settings = noted_settings(settings, modules.noted, str(modules.where))
+    settings = noted_settings(settings_on(modules, image), modules.noted, str(modules.where))
     return LatentVideoModel(network.eval(), image.autoencoder, image.text, settings)
+
+
+def settings_on(modules: MotionModules, image: ImageModel) -> Settings:
+    """Return how motion modules want to be used on an image model.
+
+    A published image model is used as the motion modules' authors say, with their process for AnimateDiff's. One that
+    was trained by this library keeps its own process and settings: motion modules that fit it were trained on it.
+    """
+    name = modules.noted.get("settings", {}).get("system", SYSTEM)
+    if image.settings is not None:
+        return replace(image.settings, name=modules.where.stem, system=name)
+    settings = settings_for(name, modules.where.stem, image.scheduler, image.unet.config, image.autoencoder.factor)
+    scheduler = {**image.scheduler, **PROCESS, "trained_betas": None} if name == SYSTEM else image.scheduler
+    return replace(settings, scheduler=scheduler, licence=f"{settings.licence}; base: {image.licence}")
 
 
 def inflated(modules: MotionModules, unet: Any) -> VideoUNet:

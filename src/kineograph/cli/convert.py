@@ -21,8 +21,8 @@ class Args:
     """Folder to write; with --to original a .safetensors file."""
     to: Literal["kineograph", "diffusers", "original"]
     """Layout to write: this library's, diffusers' or the authors'."""
-    base: Path | None = None
-    """Image model, for a source without autoencoder and text encoder (default: none)."""
+    base: str | None = None
+    """Image model or a bundled name, for a source without autoencoder and text encoder (default: none)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Data type of the written weights; fp32 keeps every value exactly."""
     json: bool = False
@@ -34,9 +34,11 @@ def run(args: Args) -> int:
     import torch
 
     from kineograph.checkpoints.convert import convert
+    from kineograph.sampling.generate import find_base
 
     types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    done = convert(args.source, args.output, args.to, args.base, types[args.precision])
+    base = None if args.base is None else find_base(args.base)
+    done = convert(args.source, args.output, args.to, base, types[args.precision])
     for note in done.notes:
         say(f"Note: {note}.")
     emit(

@@ -43,7 +43,8 @@ class Args:
     model: str = "emoji"
     """Bundled name, a model folder of this library or of diffusers, a motion module, or an original checkpoint file."""
     base: str | None = None
-    """Image model for a --model that holds only temporal layers, a folder or a single file (default: none)."""
+    """Image model for a --model that holds only temporal layers: a folder, a single file or a bundled name, whose own
+    temporal layers are left out (default: none)."""
     lora: Annotated[tuple[str, ...], UseAppendAction] = ()
     """LoRA file, PATH or PATH:scale; may be given several times."""
     system: str = ""

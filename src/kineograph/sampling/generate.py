@@ -296,8 +296,8 @@ def find(name: str | Path) -> Path:
         WeightsError: There is no such model.
     """
     path = Path(name)
-    if str(name) in bundled() and not (path / "model_index.json").is_file():
-        return BUNDLED / str(name)
+    if (inside := bundled_folder(name)) is not None:
+        return inside
     if path.exists():
         return path
     if HUB_NAME.fullmatch(str(name)):
@@ -308,12 +308,20 @@ def find(name: str | Path) -> Path:
     )
 
 
+def bundled_folder(name: str | Path) -> Path | None:
+    """Return the folder of a bundled name, unless a model of that name lies in the working directory."""
+    hidden = (Path(name) / "model_index.json").is_file()
+    return BUNDLED / str(name) if str(name) in bundled() and not hidden else None
+
+
 def find_base(name: str | Path) -> Path:
-    """Return the path of an image model: a local one, or one on the Hub.
+    """Return the path of an image model: a bundled one, a local one, or one on the Hub.
 
     Raises:
         WeightsError: There is no such model.
     """
+    if (inside := bundled_folder(name)) is not None:
+        return inside
     is_path = Path(name).exists() or not HUB_NAME.fullmatch(str(name))
     return Path(name) if is_path else _fetched(str(name))
 
