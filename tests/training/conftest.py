@@ -46,9 +46,7 @@ def store():
     return make_store()
 
 
-def tiny_diffusion_task(
-    num_frames: int = 1, image_share: float = 0.0, system: str | None = None, balance: str = ""
-):
+def tiny_diffusion_task(num_frames: int = 1, image_share: float = 0.0, system: str | None = None, balance: str = ""):
     from kineograph.models.autoencoder import build_autoencoder
     from kineograph.models.image_unet import build_image_unet
     from kineograph.models.latent_video import LatentVideoModel, Settings
