@@ -45,8 +45,8 @@ def page(document: dict, words: list[str]) -> str:
             f"Written by `python benchmarks/speed.py {' '.join(words)}`".rstrip(" `")
             + "`; do not edit. Every time is in",
             "`speed.json`. Both sides hold the same weights and take turns in one process; the table gives medians of",
-            f"{document['rounds']} rounds (whole samples and start-up: half as many); *ratio* is diffusers' time over",
-            "ours, so above 1 means that kineograph is faster.",
+            f"{document['rounds']} rounds (whole samples and start-up: half as many); *ratio* is the median",
+            "over the rounds of diffusers' time over ours, so above 1 means that kineograph is faster.",
             "",
             f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['device']}",
             f"- Versions: Python {versions['python']}, torch {machine['torch']}, diffusers {versions['diffusers']}, "

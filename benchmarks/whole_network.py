@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from diffusers.utils import logging
 
-from kineograph.cli._timing import floating_point_operations, matmul_ceiling, take_turns
+from kineograph.cli._timing import floating_point_operations, matmul_ceiling, ratio, take_turns
 from kineograph.cli.bench import OURS, THEIRS, Size, _call_theirs, _inflated, _reference
 from kineograph.models.devices import has_bf16
 from kineograph.models.weights import write_json, write_text
@@ -141,7 +141,7 @@ def compare(size: Size, options: argparse.Namespace) -> dict[int, dict[str, floa
         rows[frames] = {
             f"seconds {OURS}": timings[OURS].median,
             f"seconds {THEIRS}": timings[THEIRS].median,
-            "ratio": timings[THEIRS].median / timings[OURS].median,
+            "ratio": ratio(timings[OURS], timings[THEIRS]),
             "milliseconds per frame": 1000 * timings[OURS].median / frames,
             f"share of ceiling {OURS}": operations / timings[OURS].median / ceiling,
             f"share of ceiling {THEIRS}": operations / timings[THEIRS].median / ceiling,

@@ -102,8 +102,12 @@ def matmul_ceiling(dtype_name: str, device: str, size: int = 2048, rounds: int =
 
 
 def ratio(ours: Timing, theirs: Timing) -> float:
-    """Return how many times as fast ours is: their median over our median."""
-    return theirs.median / ours.median
+    """Return how many times as fast ours is: the median over the rounds of their time over ours.
+
+    The two times of a round lie side by side, so a machine that slows down for some rounds slows both; medians of each
+    side alone would compare different minutes.
+    """
+    return statistics.median(b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True))
 
 
 def geometric_mean(values: Sequence[float]) -> float:
