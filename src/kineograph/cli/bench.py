@@ -473,7 +473,7 @@ def _text(document: dict[str, Any]) -> str:
         "",
         table([_row(result) for result in document["results"]], header),
         "",
-        "Medians of interleaved rounds; ratio: their time over ours, median of the rounds, above 1: kineograph is faster.",
+        "Medians of interleaved rounds; ratio: their time over ours (median of rounds), above 1 kineograph is faster.",
     ]
     return "\n".join(lines)
 
