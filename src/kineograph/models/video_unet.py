@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.weights import (
     WEIGHTS,
+    Unfilled,
     built,
     read_folder,
     read_json,
@@ -212,7 +213,8 @@ class VideoUNet(nn.Module):
         weights = read_folder(root / "unet")
         unet = built(lambda: getattr(diffusers, name).from_config(config), weights, str(root / "unet"))
         load_spatial_state_dict(unet, weights)
-        model = cls(unet, read_plan(root / "temporal.json"))
+        with Unfilled():
+            model = cls(unet, read_plan(root / "temporal.json"))
         if model.plan is not None:
             load_temporal_state_dict(unet, read_safetensors(root / "temporal.safetensors"))
         return model.to(dtype).eval()

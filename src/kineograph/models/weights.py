@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kineograph.errors import KineographError, WeightsError
 from kineograph.temporal.finite import not_finite
@@ -361,7 +362,28 @@ def built(build: Callable[[], Network], tensors: Mapping[str, Tensor], where: st
             f"The configuration in '{where}' describes a network of {wanted:,} values, and its weights are {given:,}: "
             "they do not belong together."
         )
-    return build()
+    with Unfilled():
+        return build()
+
+
+class Unfilled(TorchFunctionMode):
+    """Inside, random initial values are not drawn, because weights take their place at once.
+
+    Drawing the 860 million values of Stable Diffusion 1.5's network takes 7 s of a core, building it otherwise 0.1 s.
+    Only this thread is concerned.
+    """
+
+    DRAWN = frozenset({"uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"})
+    """By name: transformers puts functions of its own in place of torch's."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, unless it draws."""
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in self.DRAWN:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 @contextmanager
