@@ -9,7 +9,7 @@ from tiny_pipelines import tiny_image_unet
 from torch import nn
 
 from kineograph.errors import WeightsError
-from kineograph.models.weights import Unfilled, built, load_diffusers, save_diffusers
+from kineograph.models.weights import Undrawn, built, load_diffusers, save_diffusers
 
 
 def test_a_network_built_for_weights_draws_nothing_and_is_the_one_that_was_saved(tmp_path):
@@ -26,7 +26,7 @@ def test_a_network_built_for_weights_draws_nothing_and_is_the_one_that_was_saved
 
 def test_constants_are_filled_and_other_threads_draw():
     drawn = []
-    with Unfilled():
+    with Undrawn():
         norm = nn.LayerNorm(3)
         thread = threading.Thread(target=lambda: drawn.append(nn.Linear(3, 3).weight.detach().clone()))
         thread.start()

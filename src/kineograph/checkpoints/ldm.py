@@ -11,13 +11,12 @@ from torch import Tensor
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, text_encoder
 from kineograph.checkpoints.image import RAIL, ImageModel
-from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.open_clip import text_to_ours
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.text import TextEncoder
-from kineograph.models.weights import built, load_strictly
+from kineograph.models.weights import built, load_strictly, unfilled
 from kineograph.systems.keys import KeyMap
 from kineograph.systems.ldm_keys import ldm_places
 from kineograph.systems.svd_keys import original_decoder_keys

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kineograph.errors import WeightsError, unknown
 from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import unfilled
 from kineograph.systems import systems
 from kineograph.systems.card import System
 from kineograph.systems.keys import KeyMap
@@ -23,7 +24,6 @@ from kineograph.temporal.inflate import load_checked
 from kineograph.temporal.plan import Plan
 
 Config = Mapping[str, Any]
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,6 @@ def from_diffusers(config: Config, tensors: Mapping[str, Tensor], plan: Plan | N
     weights = key_map(system, network).to_ours(tensors)
     load_checked(network.unet, weights, network.unet.state_dict(), f"{config['_class_name']} weights")
     return network.eval()
-
-
-def unfilled(build: Callable[[], Network]) -> Network:
-    """Build a network whose weights hold no values yet, which saves drawing random ones; the caller loads every one."""
-    with torch.device("meta"):
-        network = build()
-    assert not list(network.buffers()), "a buffer is computed when the network is built, so it must be"
-    return network.to_empty(device="cpu")
 
 
 def key_map(system: System, network: VideoUNet, layout: str = "diffusers") -> KeyMap:

@@ -13,7 +13,6 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.ldm import SCHEDULER, load_text, load_vae
 from kineograph.checkpoints.motion import file_modules, put_on
-from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.open_clip import image_to_theirs
 from kineograph.checkpoints.pipelines import settings_for
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
@@ -25,6 +24,7 @@ from kineograph.models.picture import PictureTokens, PictureVideoModel, resample
 from kineograph.models.text import TextEncoder
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
+from kineograph.models.weights import unfilled
 from kineograph.systems import systems
 from kineograph.systems.card import System
 from kineograph.systems.videocrafter import join_keys_values, resampler_keys, split_keys_values

@@ -15,12 +15,11 @@ from kineograph.checkpoints.clip_text import find_tokenizer, projected_text_enco
 from kineograph.checkpoints.image import XL_LICENCE, ImageModel
 from kineograph.checkpoints.ldm import SCHEDULER as STABLE_DIFFUSION
 from kineograph.checkpoints.ldm import unet_weights, vae_of
-from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.open_clip import UNUSED, projected_text_to_ours, projected_text_to_theirs
 from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
 from kineograph.models.text_pair import TwoTextEncoders
-from kineograph.models.weights import load_strictly
+from kineograph.models.weights import load_strictly, unfilled
 
 CONDITIONER = "conditioner.embedders."
 FIRST, SECOND = f"{CONDITIONER}0.", f"{CONDITIONER}1.model."

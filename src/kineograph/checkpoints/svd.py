@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.ldm import SCALE
-from kineograph.checkpoints.networks import unfilled
 from kineograph.checkpoints.open_clip import image_to_ours, image_to_theirs
 from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
@@ -18,7 +17,7 @@ from kineograph.models.image_encoder import ImageEncoder
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.temporal_autoencoder import TemporalAutoencoder, temporal_autoencoder
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import load_strictly
+from kineograph.models.weights import load_strictly, unfilled
 from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
 from kineograph.systems.svd_keys import original_decoder_keys, original_keys
 from kineograph.temporal.inflate import load_checked

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.weights import (
     WEIGHTS,
-    Unfilled,
     built,
     read_folder,
     read_json,
     read_safetensors,
+    unfilled,
     write_json,
     write_safetensors,
 )
@@ -213,8 +213,7 @@ class VideoUNet(nn.Module):
         weights = read_folder(root / "unet")
         unet = built(lambda: getattr(diffusers, name).from_config(config), weights, str(root / "unet"))
         load_spatial_state_dict(unet, weights)
-        with Unfilled():
-            model = cls(unet, read_plan(root / "temporal.json"))
+        model = unfilled(lambda: cls(unet, read_plan(root / "temporal.json")))
         if model.plan is not None:
             load_temporal_state_dict(unet, read_safetensors(root / "temporal.safetensors"))
         return model.to(dtype).eval()

@@ -362,16 +362,20 @@ def built(build: Callable[[], Network], tensors: Mapping[str, Tensor], where: st
             f"The configuration in '{where}' describes a network of {wanted:,} values, and its weights are {given:,}: "
             "they do not belong together."
         )
-    with Unfilled():
+    return unfilled(build)
+
+
+def unfilled(build: Callable[[], Network]) -> Network:
+    """Build a network without drawing random values for its weights; the caller loads every one.
+
+    Drawing the 860 million values of Stable Diffusion 1.5's network takes 7 s of a core, building it otherwise 0.1 s.
+    """
+    with Undrawn():
         return build()
 
 
-class Unfilled(TorchFunctionMode):
-    """Inside, random initial values are not drawn, because weights take their place at once.
-
-    Drawing the 860 million values of Stable Diffusion 1.5's network takes 7 s of a core, building it otherwise 0.1 s.
-    Only this thread is concerned.
-    """
+class Undrawn(TorchFunctionMode):
+    """Inside, in this thread alone, tensors are not filled with random values; constants are."""
 
     DRAWN = frozenset({"uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"})
     """By name: transformers puts functions of its own in place of torch's."""
