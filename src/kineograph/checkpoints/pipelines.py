@@ -9,7 +9,7 @@ from typing import Any
 
 from kineograph.checkpoints.image import ImageModel, load_image_folder, pipeline_text, read_index, read_scheduler
 from kineograph.checkpoints.networks import LAYOUTS, from_diffusers, layout_of
-from kineograph.errors import WeightsError
+from kineograph.errors import WeightsError, unknown
 from kineograph.models.autoencoder import load_autoencoder
 from kineograph.models.latent_video import LatentVideoModel, Settings, checked_settings
 from kineograph.models.video_unet import UNETS, VideoUNet
