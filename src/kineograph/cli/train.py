@@ -122,8 +122,6 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
     if args.stage != "autoencoder" and args.base is None:
         what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
-    if args.balance and args.stage.lower().replace("-", "_") in ("autoencoder", "stable_video_diffusion"):
-        raise InputError(f"--balance is for text-to-image and text-to-video stages, not for '{args.stage}'.")
     for name in ("latent_channels", "patch"):
         if args.stage != "autoencoder" and getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is the autoencoder's; later stages take it from --base.")

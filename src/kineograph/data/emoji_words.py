@@ -2,8 +2,8 @@
 
 The keywords are those of the npm package `emojilib` (MIT), which gathers CLDR's annotations and what people type into
 emoji pickers. From an emoji's name, skin tone and keywords `phrasings` makes a few captions with training weights.
-Words that few emoji carry come first and those that half of them carry are left out: "animal nature" told the model to
-draw the mean of 140 animals.
+Words that few emoji carry come first, and those of more than `COMMON` are left out: "animal nature" is the caption of
+more than a hundred.
 """
 
 from __future__ import annotations

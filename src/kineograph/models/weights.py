@@ -378,7 +378,7 @@ class Undrawn(TorchFunctionMode):
     """Inside, in this thread alone, tensors are not filled with random values; constants are."""
 
     DRAWN = frozenset({"uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"})
-    """By name: transformers puts functions of its own in place of torch's."""
+    """By name, because transformers puts functions of its own in place of torch's; what is not listed draws as ever."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -60,6 +60,15 @@ class DataConfig:
     cache: Path | None = None
     """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
 
+    def refuse_balance(self, stage: str) -> None:
+        """Refuse `balance` where a stage would ignore it.
+
+        Raises:
+            InputError: It is set.
+        """
+        if self.balance:
+            raise InputError(f"--balance is for text-to-image and text-to-video stages, not for '{stage}'.")
+
     def store(self, progress: Progress | None = None) -> FrameStore:
         """Open (or decode) the frames."""
         spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=self.max_frames, background=self.background)
@@ -123,6 +132,7 @@ def autoencoder_task(
         progress: Called while frames are decoded.
         base: A trained autoencoder (`RUN/model/vae`) whose decoder is trained further; its encoder stays.
     """
+    data.refuse_balance("autoencoder")
     fresh = {"patch": config.patch, "channels": config.channels, "latent_channels": config.latent_channels}
     network = load_autoencoder(base).train() if base is not None else build_autoencoder(**fresh)
     network.check_size(data.size, data.size)

@@ -69,6 +69,7 @@ def stage_task(
         InputError: The base is of a later stage, or a setting has no meaning here.
     """
     _check(config)
+    data.refuse_balance(system.name)
     preset = config.preset or next(iter(system.presets))
     system.preset(preset)
     stage = STAGES[STAGE_OF[preset]]
