@@ -8,8 +8,9 @@ the peak of a process that runs only one of them, whose allocator gives freed bl
 spreads over the gigabyte of holes that building leaves behind, and the peak tells how the weights were built (0.40
 against 0.23 GiB for two frames instead of 0.14 against 0.13). The share of the ceiling is that of the machine's fastest
 matrix product in the same type: where both sides are near it, no other order of the same arithmetic is much faster.
-Writes `whole_network.json` and a table in `whole_network.md`; with --small, of a network of 64 and 128 channels, which
-shows over many frames that time per frame stays the same, `whole_network_small.json` and `.md`.
+Writes `whole_network_TYPE.json` and a table in `whole_network_TYPE.md`, in which the rows of earlier calls stay; with
+--small, of a network of 64 and 128 channels, which shows over many frames that time per frame stays the same,
+`whole_network_small_TYPE.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -52,16 +54,24 @@ def main() -> None:
         print(peak_memory(size, options.alone, options.frames[0], options.dtype))
         return
     print(described(options), flush=True)
-    file = options.output / f"whole_network{'_small' if options.small else ''}.json"
-    kept = json.loads(file.read_text())["rows"] if options.memory else {}
-    rows = {int(frames): row for frames, row in kept.items()} or compare(size, options)
+    file = options.output / f"whole_network{'_small' if options.small else ''}_{options.dtype}.json"
     record = {"threads": options.threads, "dtype": options.dtype, "in hardware": in_hardware(options.dtype)}
+    kept = rows_of(file, record)
+    rows = {frames: kept[frames] for frames in options.frames} if options.memory else compare(size, options)
     for frames, row in rows.items():
         for side in (OURS, THEIRS):
             row[f"memory {side}"] = in_fresh_process(side, frames, options)
         print(frames, json.dumps(row), flush=True)
+    rows = dict(sorted({**kept, **rows}.items()))
     write_json({**record, "rows": {str(frames): row for frames, row in rows.items()}}, file)
     write_text(page(rows, options), file.with_suffix(".md"))
+
+
+def rows_of(file: Path, record: dict[str, object]) -> dict[int, dict[str, float]]:
+    """Return what an earlier call has measured in the same way, by frames."""
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    same = all(found.get(name) == value for name, value in record.items())
+    return {int(frames): row for frames, row in found["rows"].items()} if same else {}
 
 
 def arguments() -> argparse.Namespace:
@@ -135,8 +145,7 @@ def compare(size: Size, options: argparse.Namespace) -> dict[int, dict[str, floa
     built, rows = networks(size, (OURS, THEIRS), options.dtype), {}
     for frames in options.frames:
         rivals = works(built, *inputs(size, frames, options.dtype))
-        ours, theirs = rivals[OURS]().float(), rivals[THEIRS]().float()
-        operations = floating_point_operations(rivals[THEIRS])
+        ours, (theirs, operations) = rivals[OURS]().float(), run_counted(rivals[THEIRS])
         timings = take_turns(rivals, options.rounds, warm_up=0)
         rows[frames] = {
             f"seconds {OURS}": timings[OURS].median,
@@ -148,6 +157,13 @@ def compare(size: Size, options: argparse.Namespace) -> dict[int, dict[str, floa
             "difference": float((ours - theirs).abs().max() / theirs.abs().max()),
         }
     return rows
+
+
+def run_counted(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """Return a step's output in float32 and its floating-point operations; one run gives both."""
+    outputs = []
+    operations = floating_point_operations(lambda: outputs.append(call()))
+    return outputs[0].float(), operations
 
 
 @torch.inference_mode()

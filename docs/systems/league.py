@@ -30,7 +30,7 @@ from kineograph.sampling.image_to_video import ImageToVideo
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.training import checkpoint
-from kineograph.training.captions import CaptionTokens, encode_captions
+from kineograph.training.captions import CaptionTokens
 from kineograph.training.config import TrainConfig
 from kineograph.training.loop import Trainer
 from kineograph.training.recipes import DataConfig, VideoConfig, latent_video_task
@@ -205,7 +205,7 @@ def captions(data: DataConfig, base: Path) -> CaptionTokens:
     """Encode the captions of the data set once for all systems."""
     parts = open_model(base)
     assert isinstance(parts, LatentVideoModel)
-    return encode_captions(parts.text, data.store().clips)
+    return data.captions(parts.text, data.store())
 
 
 class Clock:

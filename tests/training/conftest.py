@@ -46,7 +46,13 @@ def store():
     return make_store()
 
 
-def tiny_diffusion_task(num_frames: int = 1, image_share: float = 0.0, system: str | None = None, balance: str = ""):
+def tiny_diffusion_task(
+    num_frames: int = 1,
+    image_share: float = 0.0,
+    system: str | None = None,
+    balance: str = "",
+    timestep_shift: float = 1.0,
+):
     from kineograph.models.autoencoder import build_autoencoder
     from kineograph.models.image_unet import build_image_unet
     from kineograph.models.latent_video import LatentVideoModel, Settings
@@ -78,6 +84,7 @@ def tiny_diffusion_task(num_frames: int = 1, image_share: float = 0.0, system: s
         num_frames=num_frames,
         held_out="test",
         image_share=image_share,
+        timestep_shift=timestep_shift,
         balance=balance,
         preview_prompts=("thing 1",),
     )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from kineograph.data.manifest import Clip
@@ -28,6 +29,35 @@ def test_each_distinct_text_is_encoded_once():
     assert sorted(asked) == ["a cat", "kitty", "pet"]
     assert tokens.tokens.dtype == np.float16
     assert [tokens.first(clip).item() for clip in range(3)] == [5, 5, 5]
+
+
+def test_captions_are_kept_from_run_to_run(tmp_path):
+    clips = [replace(CLIP, extra={"captions": ROWS})]
+    first = encode_captions(lengths, clips, batch=2, kept=tmp_path, fingerprint="one")
+
+    def never(texts):
+        raise AssertionError(f"encoded again: {texts}")
+
+    again = encode_captions(never, clips, kept=tmp_path, fingerprint="one")
+    assert np.array_equal(first.tokens, again.tokens)
+    assert again.tokens.dtype == np.float16
+    assert again.texts == first.texts
+    assert again.draw(0, np.random.default_rng(0)) == first.draw(0, np.random.default_rng(0))
+    with pytest.raises(AssertionError, match="encoded again"):
+        encode_captions(never, clips, kept=tmp_path, fingerprint="another encoder")
+
+
+def test_captions_cut_short_leave_nothing(tmp_path):
+    def stops(texts):
+        if texts[0] == "kitty":
+            raise KeyboardInterrupt
+        return lengths(texts)
+
+    clips = [replace(CLIP, extra={"captions": ROWS})]
+    with pytest.raises(KeyboardInterrupt):
+        encode_captions(stops, clips, batch=1, kept=tmp_path, fingerprint="one")
+    assert not list(tmp_path.iterdir())
+    assert len(encode_captions(lengths, clips, kept=tmp_path, fingerprint="one").tokens) == 3
 
 
 def test_captions_are_drawn_by_weight():

@@ -74,6 +74,21 @@ def test_caption_dropout_has_its_share():
     assert 0.05 < dropped < 0.16
 
 
+def test_timestep_shift_trains_noisy_levels_more_often():
+    task, drawn = tiny_diffusion_task(timestep_shift=3.0), []
+    task.error = lambda network, batch, timesteps, seeds: drawn.append(timesteps)
+    task.loss(task.network, {}, list(range(2000)))
+    shares = [(drawn[0] >= level).float().mean().item() for level in (500, 750, 900)]
+    assert shares == pytest.approx([0.75, 0.5, 0.25], abs=0.03)  # u >= t / (3 - 2 t)
+    assert drawn[0].min() >= 0
+    assert drawn[0].max() < 1000
+
+
+def test_timestep_shift_must_be_positive():
+    with pytest.raises(InputError, match="timestep shift"):
+        tiny_diffusion_task(timestep_shift=0)
+
+
 def test_validation_is_repeatable_and_named_by_timestep():
     task = tiny_diffusion_task()
     task.network.eval()

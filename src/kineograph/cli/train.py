@@ -59,6 +59,9 @@ class Args:
     """Fields of the system's configuration to change, as name=value."""
     caption_dropout: float = 0.1
     """Share of samples trained without their caption."""
+    timestep_shift: float | None = None
+    """Trains noisy levels more often (3: half of all samples in the noisiest quarter) or less (below 1), for
+    latent-image and systems (default: 1, all alike)."""
     channels: tuple[int, ...] = ()
     """Width of each level of a fresh autoencoder or image network (default: the bundled model's)."""
     latent_channels: int | None = None
@@ -122,6 +125,8 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
     if args.stage != "autoencoder" and args.base is None:
         what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
+    if args.stage == "autoencoder" and args.timestep_shift is not None:
+        raise InputError("--timestep-shift is for latent-image and systems; an autoencoder has no timesteps.")
     for name in ("latent_channels", "patch"):
         if args.stage != "autoencoder" and getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is the autoencoder's; later stages take it from --base.")
@@ -146,10 +151,11 @@ def _task(args: Args, progress: Any) -> Any:
         base = None if args.base is None else _part(args.base, "vae")
         task = recipes.autoencoder_task(data, config, progress, base)
     elif args.stage == "latent-image":
-        config = _changed(recipes.ImageConfig(), args, "channels", "caption_dropout")
+        config = _changed(recipes.ImageConfig(), args, "channels", "caption_dropout", "timestep_shift")
         task = recipes.latent_image_task(data, config, _part(args.base, "vae"), progress)
     else:
-        config = _changed(recipes.VideoConfig(), args, *VIDEO_ONLY, "train_all", "set", "caption_dropout")
+        names = (*VIDEO_ONLY, "train_all", "set", "caption_dropout", "timestep_shift")
+        config = _changed(recipes.VideoConfig(), args, *names)
         task = recipes.latent_video_task(args.stage, data, config, _part(args.base, ""), progress)
     if args.train.init_from is not None:
         recipes.start_from(task, args.train.init_from)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from kineograph.errors import InputError
+
+Time = TypeVar("Time", float, Tensor)
 
 
 class Process(Protocol):
@@ -143,8 +145,14 @@ def uniform_times(num_steps: int, start: float = 1.0, end: float = 0.0) -> list[
 
 
 def shift_times(times: list[float], shift: float) -> list[float]:
-    """Move flow times towards noise, `t -> shift * t / (1 + (shift - 1) * t)`; it multiplies sigma / alpha by shift.
+    """Move flow times towards noise, each by `shift_time`."""
+    return [shift_time(t, shift) for t in times]
 
+
+def shift_time(t: Time, shift: float) -> Time:
+    """Move a time in [0, 1] towards noise, `t -> shift * t / (1 + (shift - 1) * t)`; it keeps 0 and 1.
+
+    Of a flow time it multiplies sigma / alpha by shift.
     Source: Esser et al. 2024, arXiv:2403.03206, eq. 23; shift = sqrt(pixels / reference pixels), 3 in the paper.
     """
-    return [shift * t / (1 + (shift - 1) * t) for t in times]
+    return shift * t / (1 + (shift - 1) * t)

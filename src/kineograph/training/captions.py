@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +15,8 @@ from torch import Tensor
 
 from kineograph.data.captions import weighted_captions
 from kineograph.data.manifest import Clip
+
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -38,26 +44,77 @@ class CaptionTokens:
         return torch.from_numpy(self.tokens[row]).float()
 
 
-def encode_captions(encode: Callable[[Sequence[str]], Tensor], clips: Sequence[Clip], batch: int = 64) -> CaptionTokens:
-    """Encode every distinct caption of the clips.
+def encode_captions(
+    encode: Callable[[Sequence[str]], Tensor],
+    clips: Sequence[Clip],
+    batch: int = 64,
+    kept: Path | None = None,
+    fingerprint: str = "",
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> CaptionTokens:
+    """Encode every distinct caption of the clips, or open what an earlier run has encoded.
 
     Args:
         encode: Text encoder: strings to `(strings, tokens, dim)`.
         clips: Of the data set.
         batch: Texts per call.
+        kept: Folder where tokens are kept from run to run; None: nowhere.
+        fingerprint: Hash of all that determines `encode`; needed to keep them.
+        progress: Called with `(done, total, what)`.
 
     Raises:
         DataError: A clip's `captions` are malformed.
     """
     pairs = [weighted_captions(clip) for clip in clips]
-    row_of: dict[str, int] = {}
-    for text, _ in (pair for clip in pairs for pair in clip):
-        row_of.setdefault(text, len(row_of))
-    texts = sorted(row_of, key=lambda text: len(text))  # batches of like lengths waste less
+    distinct = dict.fromkeys(text for clip in pairs for text, _ in clip)
+    texts = sorted(distinct, key=lambda text: len(text))  # batches of like lengths waste less
     row_of = {text: row for row, text in enumerate(texts)}
-    parts = [encode(texts[i : i + batch]).half().cpu().numpy() for i in range(0, len(texts), batch)]
+    parts = _encoded(encode, texts, batch, progress)
+    tokens = np.concatenate(list(parts)) if kept is None else _kept(parts, kept / _key(texts, fingerprint), len(texts))
     return CaptionTokens(
-        np.concatenate(parts),
+        tokens,
         [[row_of[text] for text, _ in clip] for clip in pairs],
         [[weight for _, weight in clip] for clip in pairs],
     )
+
+
+def _encoded(
+    encode: Callable[[Sequence[str]], Tensor],
+    texts: Sequence[str],
+    batch: int,
+    progress: Callable[[int, int | None, str], None] | None,
+) -> Iterator[np.ndarray]:
+    """Encode texts when they are asked for, float16 `(batch, tokens, dim)` at a time."""
+    for start in range(0, len(texts), batch):
+        yield encode(texts[start : start + batch]).half().cpu().numpy()
+        if progress:
+            progress(min(start + batch, len(texts)), len(texts), "captions")
+
+
+def _key(texts: Sequence[str], fingerprint: str) -> str:
+    """Return the name of the file of these texts' tokens."""
+    return hashlib.sha256(json.dumps([VERSION, fingerprint, texts]).encode()).hexdigest()[:20] + ".npy"
+
+
+def _kept(parts: Iterator[np.ndarray], file: Path, count: int) -> np.ndarray:
+    """Open the file of the tokens, written first if it is not there: to a temporary name, then renamed."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".part-{os.getpid()}-{file.name}")
+        try:
+            _write(parts, part, count)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        part.replace(file)
+    return np.load(file, mmap_mode="r")
+
+
+def _write(parts: Iterator[np.ndarray], file: Path, count: int) -> None:
+    """Write tokens as they come, in numpy's format."""
+    with file.open("wb") as out:
+        for number, rows in enumerate(parts):
+            if number == 0:
+                header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (count, *rows.shape[1:])}
+                np.lib.format.write_array_header_1_0(out, header)
+            out.write(rows.tobytes())

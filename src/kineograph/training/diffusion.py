@@ -21,6 +21,7 @@ from kineograph.data.balance import even_shares
 from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import mix_seed
 from kineograph.diffusion.parameterization import add_noise, training_target
+from kineograph.diffusion.process import shift_time
 from kineograph.errors import DataError, InputError
 from kineograph.models.latent_video import LatentVideoModel, draw_noise
 from kineograph.models.video_unet import VideoUNet
@@ -53,6 +54,9 @@ class DiffusionTask:
         image_share: With `num_frames > 1`, the share of samples that are independent pictures: the frames of such a
             sample come from clips of their own and temporal layers pass them by.
         balance: Field of the manifest whose values are shown more evenly (see `data.balance`); empty: all clips alike.
+        timestep_shift: Moves the timesteps that are drawn towards noise: 3 puts half of them into the noisiest quarter
+            (Esser et al. 2024, arXiv:2403.03206, sec. 3.1 weights levels by how often they are drawn as well); 1 draws
+            all alike, as Ho et al. 2020 do.
         preview_prompts: Prompts of the previews.
     """
 
@@ -67,13 +71,17 @@ class DiffusionTask:
         caption_dropout: float = 0.1,
         image_share: float = 0.0,
         balance: str = "",
+        timestep_shift: float = 1.0,
         preview_prompts: Sequence[str] = PREVIEW_PROMPTS,
     ) -> None:
         if not 0 <= caption_dropout < 1 or not 0 <= image_share < 1:
             raise InputError(
                 f"Shares are from 0 to below 1, not caption dropout {caption_dropout}, image share {image_share}."
             )
+        if not timestep_shift > 0:
+            raise InputError(f"A timestep shift is above 0 (1: none; 3: more noise), not {timestep_shift}.")
         self.model, self.store, self.captions = model, store, captions
+        self.timestep_shift = timestep_shift
         self.network: VideoUNet = model.network
         self.num_frames, self.dropout, self.image_share = num_frames, caption_dropout, image_share
         self.preview_prompts = tuple(preview_prompts)
@@ -132,7 +140,7 @@ class DiffusionTask:
 
     def loss(self, network: Callable[..., Any], batch: dict[str, Tensor], seeds: list[int]) -> Tensor:
         """Return the mean squared error of each sample at a random timestep."""
-        u = rand(generators([mix_seed(seed, 8) for seed in seeds]))
+        u = shift_time(rand(generators([mix_seed(seed, 8) for seed in seeds])), self.timestep_shift)
         timesteps = (u * self.model.schedule.num_timesteps).long()
         return self.error(network, batch, timesteps, seeds)
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kineograph.data.frames import FrameSpec, FrameStore, frame_store
+from kineograph.data.frames import FrameSpec, FrameStore, default_cache, frame_store
 from kineograph.data.latents import LatentStore, latent_store
 from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
 from kineograph.models.devices import best_device, has_bf16, on_cpu
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
-from kineograph.models.text import load_text_encoder, minilm_folder
+from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
+from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import check_finite
 from kineograph.sampling.generate import open_model
@@ -74,6 +75,13 @@ class DataConfig:
         spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=self.max_frames, background=self.background)
         return frame_store(self.data, spec, self.cache, progress)
 
+    def captions(
+        self, text: TextEncoder | TwoTextEncoders, frames: FrameStore, progress: Progress | None = None
+    ) -> CaptionTokens:
+        """Encode the captions, or open what an earlier run has encoded."""
+        kept = Path(self.cache or default_cache()) / "captions"
+        return encode_captions(text, frames.clips, kept=kept, fingerprint=text.fingerprint(), progress=progress)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
@@ -97,6 +105,8 @@ class ImageConfig:
     """Residual blocks per level."""
     caption_dropout: float = 0.1
     """Share of samples trained without their caption, for classifier-free guidance."""
+    timestep_shift: float = 1.0
+    """Moves the timesteps that are trained towards noise (above 1) or data (below)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +129,8 @@ class VideoConfig:
     """Fields of the system's configuration to change, as name=value."""
     caption_dropout: float = 0.1
     """Share of samples trained without their caption."""
+    timestep_shift: float = 1.0
+    """Moves the timesteps that are trained towards noise (above 1) or data (below)."""
 
 
 def autoencoder_task(
@@ -161,7 +173,8 @@ def latent_image_task(
     )
     settings = Settings(name="latent-image", height=data.size, width=data.size, fps=data.sample_fps, num_frames=1)
     model = LatentVideoModel(VideoUNet(tuned(unet)), vae, text, settings)
-    return _diffusion_task(model, data, progress, num_frames=1, caption_dropout=config.caption_dropout)
+    shares = {"caption_dropout": config.caption_dropout, "timestep_shift": config.timestep_shift}
+    return _diffusion_task(model, data, progress, num_frames=1, **shares)
 
 
 def latent_video_task(
@@ -217,6 +230,7 @@ def latent_video_task(
         num_frames=num_frames,
         caption_dropout=config.caption_dropout,
         image_share=config.image_share,
+        timestep_shift=config.timestep_shift,
     )
 
 
@@ -293,7 +307,7 @@ def _diffusion_task(
 ) -> DiffusionTask:
     """Encode what is not cached and build the task."""
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
-    captions = captions or encode_captions(model.text, store.frames.clips)
+    captions = captions or data.captions(model.text, store.frames, progress)
     return DiffusionTask(model, store, captions, held_out=data.held_out, balance=data.balance, **options)
 
 

@@ -33,7 +33,7 @@ from kineograph.models.video_unet import VideoUNet
 from kineograph.sampling.generate import SCHEDULER, open_model
 from kineograph.systems.stable_video_diffusion import STAGE_OF, STAGES, Stage
 from kineograph.training.autoencoder import to_pixels
-from kineograph.training.captions import CaptionTokens, encode_captions
+from kineograph.training.captions import CaptionTokens
 from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
 from kineograph.training.recipes import DataConfig, Progress, VideoConfig, encoded, image_network, overridden, tuned
 
@@ -79,7 +79,7 @@ def stage_task(
     store = encoded(parts.autoencoder, data.store(progress), data.cache, progress)
     network = widened(svd_network(system, parts, config), parts, stage.given)
     if stage.given == "text" and isinstance(parts, LatentVideoModel):
-        captions = captions or encode_captions(parts.text, store.frames.clips)
+        captions = captions or data.captions(parts.text, store.frames, progress)
         source: Source = FromText(_text_model(network, parts, frames, data), captions, config.caption_dropout)
     else:
         source = _from_pictures(network, parts, stage, frames, store, data)
@@ -90,6 +90,8 @@ def stage_task(
 
 
 def _check(config: VideoConfig) -> None:
+    if config.timestep_shift != 1:
+        raise InputError("--timestep-shift has no meaning for Stable Video Diffusion, which draws noise levels itself.")
     if config.image_share or config.noise != "iid":
         name = "--image-share" if config.image_share else "--noise"
         raise InputError(f"{name} has no meaning for Stable Video Diffusion: clips alone, and independent noise.")
