@@ -218,7 +218,7 @@ def page(rows: dict[int, dict[str, float]], options: argparse.Namespace) -> str:
     head = (
         f"# One denoising step of {'a small ' if options.small else ''}ModelScopeT2V beside diffusers\n\n"
         f"Written by `python benchmarks/whole_network.py{' --small' if options.small else ''}`; "
-        f"medians of {options.rounds} rounds by turns, {options.threads} threads, {described(options)}, 32x32 latents. "
+        f"medians over rounds by turns, {options.threads} threads, {described(options)}, 32x32 latents. "
         "Memory is what a step adds to the weights. The ceiling is the rate of a large matrix product in this type; "
         "shares are of diffusers' count of operations.\n\n"
     )

@@ -35,13 +35,16 @@ class CaptionTokens:
 
     def first(self, clip: int) -> Tensor:
         """Return a clip's first caption, float32 `(tokens, dim)`."""
-        return torch.from_numpy(self.tokens[self.texts[clip][0]]).float()
+        return self._row(self.texts[clip][0])
 
     def draw(self, clip: int, choose: np.random.Generator) -> Tensor:
         """Draw one of a clip's captions by weight, float32 `(tokens, dim)`; one alone takes no random number."""
         rows = self.texts[clip]
         row = rows[0] if len(rows) == 1 else choose.choice(rows, p=self.weights[clip])
-        return torch.from_numpy(self.tokens[row]).float()
+        return self._row(row)
+
+    def _row(self, row: int) -> Tensor:
+        return torch.from_numpy(self.tokens[row].astype(np.float32))
 
 
 def encode_captions(
