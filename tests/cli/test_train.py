@@ -43,6 +43,8 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
         "conv_dropout=0.0",
         "head_dim=8",
         "input_heads=2",
+        "--timestep-shift",
+        3,
     )
     capsys.readouterr()
     assert run(*stage, *options, "--image-share", 0.3, "--noise", "mixed", "--balance", "kind", "--json") == 2
@@ -80,6 +82,8 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
         (("autoencoder", "--num-frames", "8"), "--num-frames is for systems"),
         (("autoencoder", "--balance", "base"), "--balance is for text-to-image and text-to-video stages"),
         (("stable-video-diffusion", "--base", ".", "--balance", "base"), "not for 'stable_video_diffusion'"),
+        (("autoencoder", "--timestep-shift", 3), "--timestep-shift is for latent-image and systems"),
+        (("stable-video-diffusion", "--base", ".", "--timestep-shift", 3), "--timestep-shift has no meaning"),
         (("autoencoder", "--base", "x"), "'x' is no"),
         (("autoencoder", "--base", "x", "--patch", "2"), "--patch is for a fresh autoencoder"),
         (("latent-image",), "--base"),
