@@ -1,7 +1,7 @@
 """Put a trained model into the package: `python docs/emoji/bundle.py runs/video/model [runs/image/model]`.
 
-The second folder, if any, is an image model that was trained further: its network and autoencoder take the place of the
-first one's under the same temporal layers. Weights are stored in bfloat16, with checksums beside them; the card
+The second folder, if any, is an image model that was trained further: its network, autoencoder and draft take the place
+of the first one's under the same temporal layers. Weights are stored in bfloat16, with checksums beside them; the card
 (`README.md`) is written by hand.
 """
 
@@ -43,7 +43,8 @@ def take_image_network(model: LatentVideoModel, image: LatentVideoModel) -> None
     weights = image.network.unet.state_dict()
     left = model.network.unet.load_state_dict(weights, strict=False)
     assert not left.unexpected_keys, left.unexpected_keys
-    model.autoencoder = image.autoencoder
+    model.autoencoder, model.draft = image.autoencoder, image.draft
+    model.settings = replace(model.settings, draft_until=image.settings.draft_until)
 
 
 if __name__ == "__main__":

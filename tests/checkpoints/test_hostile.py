@@ -290,6 +290,8 @@ def test_absurd_sizes_are_not_built(refused, folder, file, change):
         {"data_scale": [1, 2, 3]},
         {"guidance_interval": [0.9, 0.1]},
         {"guidance_interval": [0.5]},
+        {"draft_until": 1.5},
+        {"draft_until": True},
     ],
 )
 def test_absurd_settings(refused, tmp_path, model_folder, change):

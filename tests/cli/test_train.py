@@ -6,6 +6,7 @@ import pytest
 from tiny_models import tiny_text
 
 from kineograph.cli import main
+from kineograph.video import Video
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,20 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
         )
         == 0
     )
+    drafted = tmp_path / "drafted"
+    few = ("--size", 16, "--max-train-steps", 2, "--train-batch-size", 2)
+    words = ("--base", video, "--output-dir", drafted, *few, "--set", "width=16", "until=0.5", "--balance", "kind")
+    capsys.readouterr()
+    assert run("draft", "--data", data, *words) == 2
+    assert "has no field 'kind'" in capsys.readouterr().err
+    assert run("draft", "--data", data, *words[:-2]) == 0
+    assert run("draft", "--data", data, *words[:-3], "blur=0.5", "--init-from", video / "model") == 2
+    assert "has no draft to start from" in capsys.readouterr().err
+    again = ("draft", "--data", data, "--base", drafted, "--init-from", drafted, "--output-dir", tmp_path / "again")
+    assert run(*again, *few) == 0
+    made = ["generate", "a red circle", "--model", str(tmp_path / "again" / "model"), "-o", str(tmp_path / "d.mp4")]
+    assert main([*made, "--steps", "2"]) == 0
+    assert Video.read(tmp_path / "d.mp4").metadata["draft_until"] == 0.7
     assert run(*stage, "--max-train-steps", 3, *options[2:], "--image-share", 0.3, "--noise", "mixed", "--resume") == 0
     lines = [json.loads(line) for line in (video / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"] for line in lines} == {2, 3}
@@ -84,6 +99,11 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
         (("stable-video-diffusion", "--base", ".", "--balance", "base"), "not for 'stable_video_diffusion'"),
         (("autoencoder", "--timestep-shift", 3), "--timestep-shift is for latent-image and systems"),
         (("stable-video-diffusion", "--base", ".", "--timestep-shift", 3), "--timestep-shift has no meaning"),
+        (("draft", "--base", "x", "--timestep-shift", 3), "'draft' has no timesteps"),
+        (("draft", "--base", "x", "--channels", 8), "--channels has no place with 'draft'"),
+        (("draft", "--base", "x", "--gradient-checkpointing"), "--gradient-checkpointing has no place"),
+        (("draft", "--base", "x", "--num-frames", 8), "--num-frames is for systems"),
+        (("draft",), "--base"),
         (("autoencoder", "--base", "x"), "'x' is no"),
         (("autoencoder", "--base", "x", "--patch", "2"), "--patch is for a fresh autoencoder"),
         (("latent-image",), "--base"),

@@ -7,6 +7,7 @@ import torch
 from tiny_models import tiny_model
 
 from kineograph.errors import InputError, KineographError, WeightsError
+from kineograph.models.draft import DraftNetwork
 from kineograph.sampling.generate import BUNDLED, SAMPLERS, Model, find, find_base, load
 
 
@@ -68,6 +69,29 @@ def test_guidance_acts_within_its_interval_and_costs_nothing_outside(model, monk
     assert not torch.equal(half, run())
 
 
+def test_draft_takes_the_noisiest_steps(monkeypatch):
+    told, times = {"seed": 3, "num_inference_steps": 4, "sampler": "ddim", "guidance_scale": 1.0}, []
+    model = Model(tiny_model())
+    plain = model.generate("a dog", **told).frames
+    torch.manual_seed(0)
+    model.parts.draft = DraftNetwork(32, (4, 4, 4), width=16).eval()
+    torch.nn.init.normal_(model.parts.draft.leave.weight)
+    assert torch.equal(model.generate("a dog", **told).frames, plain)  # the settings do not ask for it
+    forward = type(model.parts.network).forward
+    monkeypatch.setattr(
+        type(model.parts.network), "forward", lambda *a, **k: times.append(int(a[2])) or forward(*a, **k)
+    )
+    half = model.generate("a dog", draft_until=0.5, **told)
+    assert times == [249]
+    assert half.metadata["draft_until"] == 0.5
+    assert not torch.equal(half.frames, plain)
+    model.generate("a dog", draft_until=0.5, height=24, width=32, **told)  # the draft is resized
+    alone = model.generate("a dog", draft_until=0.0, **{**told, "seed": 9})
+    assert len(times) == 2
+    picture = model.parts.draft(model.parts.text(["a dog"]))[:, None].expand(1, 4, -1, -1, -1)
+    torch.testing.assert_close(alone.frames, model.parts.autoencoder.decode(picture)[0].float().clamp(-1, 1))
+
+
 def test_sizes_frames_and_callback(model):
     seen = []
     clip = model.generate("a dog", num_frames=2, height=24, width=16, num_inference_steps=3, callback=seen.append)
@@ -84,6 +108,8 @@ def test_sizes_frames_and_callback(model):
         ({"guidance_scale": -1.0}, "--guidance-scale"),
         ({"guidance_interval": (0.8, 0.2)}, "--guidance-interval"),
         ({"guidance_interval": (0.0, 1.5)}, "--guidance-interval"),
+        ({"draft_until": 1.2}, "--draft-until"),
+        ({"draft_until": 0.5}, "has no draft"),
         ({"sampler": "dimm"}, "ddim"),
         ({"seed": -1}, "--seed"),
         ({"seed": [1, 2]}, "one per prompt"),

@@ -64,6 +64,9 @@ class Args:
     guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = None
     """Shares of time, 0 (clean) to 1 (noise), between which guidance acts; steps outside cost half (default: the
     model's)."""
+    draft_until: float | None = None
+    """Share of time down to which the model's draft, if it has one, takes the steps instead of the network; 1: nowhere
+    (default: the model's)."""
     sampler: str | None = None
     """ddim, ddpm, dpm++, unipc, heun, euler-ancestral or scheduler, the checkpoint's own (default: the model's)."""
     fps: float | None = None
@@ -102,6 +105,7 @@ def run(args: Args) -> int:
                 num_inference_steps=args.num_inference_steps,
                 guidance_scale=args.guidance_scale,
                 guidance_interval=args.guidance_interval,
+                draft_until=args.draft_until,
                 sampler=args.sampler,
                 fps=args.fps,
                 precision=args.precision,
@@ -122,9 +126,9 @@ def run(args: Args) -> int:
 
 FOR_ONE_PROMPT = ("words", "prompt", "negative_prompt")
 """Arguments that mean nothing to a model that starts from a picture alone."""
-FOR_PROMPTS = (*FOR_ONE_PROMPT, "prompts", "sampler", "system", "guidance_interval")
+FOR_PROMPTS = (*FOR_ONE_PROMPT, "prompts", "sampler", "system", "guidance_interval", "draft_until")
 """Arguments of models that start from prompts."""
-OTHER_KINDS = ("prompts", "sampler", "system", "guidance_interval")
+OTHER_KINDS = ("prompts", "sampler", "system", "guidance_interval", "draft_until")
 """Arguments that mean nothing to a model that is given a picture, with a prompt or without."""
 
 

@@ -68,3 +68,31 @@ class NetworkDenoiser:
         scaled = x if kind.c_in is None else kind.c_in(alpha, sigma) * x
         scaled = scaled.to(self.dtype or x.dtype)
         return kind.to_x0(x, self.network(scaled, told, condition).to(x.dtype), alpha, sigma).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class KnownWhenNoisy:
+    """A denoiser whose noisiest steps are taken by an estimate that is known beforehand.
+
+    Where there is no data left in x, the best estimate does not depend on x: it is the mean of the data. A
+    deterministic sampler then lands at `alpha * known + sigma * noise`, as if it had started there (Meng et al. 2022,
+    SDEdit, arXiv:2108.01073).
+
+    Attributes:
+        denoiser: Takes the other steps.
+        known: Estimate of x0, of a shape that broadcasts to x's.
+        above: Time from which the estimate stands, itself included; more time is more noise.
+    """
+
+    denoiser: Denoiser
+    known: Tensor
+    above: float
+
+    def __call__(self, x: Tensor, t: Any, condition: Any = None, /) -> Tensor:
+        """Return the known estimate where all are noisy, the denoiser's where none is, or each clip's own."""
+        if not isinstance(t, Tensor):
+            return self.known.to(x).expand_as(x) if t >= self.above else self.denoiser(x, t, condition)
+        noisy = expand(t >= self.above, x)
+        if bool(noisy.all()):
+            return self.known.to(x).expand_as(x)
+        return torch.where(noisy, self.known.to(x), self.denoiser(x, t, condition))

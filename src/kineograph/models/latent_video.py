@@ -3,7 +3,7 @@
 On disk it is a diffusers-type folder; what diffusers has no place for stands under the key `kineograph` of
 `model_index.json`:
 
-    model_index.json  unet/  temporal.json  temporal.safetensors  vae/  text_encoder/  tokenizer/  scheduler/
+    model_index.json  unet/  temporal.json  temporal.safetensors  vae/  text_encoder/  tokenizer/  scheduler/  draft/
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from kineograph.diffusion import noise as noises
-from kineograph.diffusion.denoiser import Denoiser, NetworkDenoiser
+from kineograph.diffusion.denoiser import Denoiser, KnownWhenNoisy, NetworkDenoiser
 from kineograph.diffusion.samplers import NoiseSource
 from kineograph.diffusion.schedule import Schedule
 from kineograph.diffusion.scheduler_config import read
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
+from kineograph.models.draft import DraftNetwork, load_draft, resized, save_draft
 from kineograph.models.image_to_video import NUMBERS, ConditionedNetwork, ImageCondition, clip_shape
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
@@ -77,6 +78,8 @@ class Settings:
     """Default sampler."""
     eta: float = 0.0
     """Share of fresh noise in each step of the scheduler, if that is DDIM."""
+    draft_until: float = 1.0
+    """Share of the process's time down to which the draft stands for the network, if there is one; 1: nowhere."""
     data_scale: tuple[float, int] | None = None
     """How the process makes the data weaker (`Schedule.scale_data`): the least factor, and over how many timesteps."""
     noise: str = "iid"
@@ -169,6 +172,7 @@ class LatentVideoModel:
         autoencoder: Between pixels and latents.
         text: From prompts to tokens.
         settings: How it wants to be used.
+        draft: From prompts to mean pictures, which take the place of the noisiest steps (`Settings.draft_until`).
     """
 
     def __init__(
@@ -177,8 +181,9 @@ class LatentVideoModel:
         autoencoder: FrameAutoencoder,
         text: TextEncoder | TwoTextEncoders,
         settings: Settings,
+        draft: DraftNetwork | None = None,
     ) -> None:
-        self.network, self.autoencoder, self.text = network, autoencoder, text
+        self.network, self.autoencoder, self.text, self.draft = network, autoencoder, text, draft
         self.settings = replace(
             settings,
             max_tokens=text.max_tokens,
@@ -200,8 +205,9 @@ class LatentVideoModel:
 
     def to(self, device: torch.device | str) -> LatentVideoModel:
         """Move all parts."""
-        for part in (self.network, self.autoencoder, self.text):
-            part.to(device)
+        for part in (self.network, self.autoencoder, self.text, self.draft):
+            if part is not None:
+                part.to(device)
         return self
 
     def denoiser(self) -> Denoiser:
@@ -234,6 +240,21 @@ class LatentVideoModel:
         tokens, pooled = self.text.encode(prompts)
         sizes = tokens.new_tensor([height, width, 0, 0, height, width]).expand(len(prompts), -1)
         return TextAndSize(tokens, pooled, sizes)
+
+    def with_draft(self, denoiser: Denoiser, condition: Condition, until: float, height: int, width: int) -> Denoiser:
+        """Let the draft of a prompt take the noisiest steps of a denoiser, if the model has a draft.
+
+        Args:
+            denoiser: Of this prompt, guided.
+            condition: What `condition` returned for the prompt.
+            until: Share of the process's time down to which the draft stands; 1: nowhere.
+            height: Of the latents.
+            width: Likewise.
+        """
+        if self.draft is None or until >= 1 or not isinstance(condition, Tensor):
+            return denoiser
+        picture = resized(self.draft(condition), height, width)[:, None]
+        return KnownWhenNoisy(denoiser, picture, until * self.schedule.num_timesteps - 1)  # timesteps count from 0
 
     def _predict(self, x: Tensor, told: Any, condition: Condition) -> Tensor:
         """Run the network; one that is conditioned on the frame rate is told the trained one."""
@@ -270,6 +291,8 @@ class LatentVideoModel:
         network.save_pretrained(folder)
         save_autoencoder(self.autoencoder, folder / "vae", dtype)
         self.text.save_pretrained(folder, dtype)
+        if self.draft is not None:
+            save_draft(self.draft, folder, dtype)
         (folder / "scheduler").mkdir(exist_ok=True)
         (folder / "scheduler" / "scheduler_config.json").write_text(
             json.dumps(self.settings.scheduler, indent=2) + "\n"
@@ -343,6 +366,8 @@ def _check_kind(name: str, value: Any, file: Path) -> None:
     elif name == "guidance_interval":
         fits = isinstance(value, list) and len(value) == 2 and {type(item) for item in value} <= {int, float}
         fits = fits and 0 <= value[0] <= value[1] <= 1
+    elif name == "draft_until":
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
     elif isinstance(default, bool | str):
         fits = isinstance(value, type(default))
     else:
@@ -362,7 +387,7 @@ def load_latent_video(directory: str | Path) -> LatentVideoModel:
     folder = Path(directory)
     network = VideoUNet.from_pretrained(folder)
     autoencoder = load_autoencoder(folder / "vae")
-    return LatentVideoModel(network, autoencoder, load_text(folder, settings), settings)
+    return LatentVideoModel(network, autoencoder, load_text(folder, settings), settings, load_draft(folder))
 
 
 def load_text(folder: Path, settings: Settings) -> TextEncoder | TwoTextEncoders:

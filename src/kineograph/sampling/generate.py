@@ -15,6 +15,7 @@ from torch import Tensor
 import kineograph
 from kineograph.checkpoints.load import Loaded, load_checkpoint
 from kineograph.diffusion import samplers, solvers
+from kineograph.diffusion.denoiser import Denoiser
 from kineograph.diffusion.guidance import Scale, classifier_free, interval_scale
 from kineograph.errors import InputError, WeightsError, nearest, unknown
 from kineograph.models.devices import best_device
@@ -76,6 +77,7 @@ class Model:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        draft_until: float | None = None,
         sampler: str | None = None,
         fps: float | None = None,
         precision: str = "auto",
@@ -95,6 +97,8 @@ class Model:
             guidance_scale: 1 is no guidance; higher follows the prompt more closely.
             guidance_interval: Shares of the process's time, 0 (the clean clip) to 1 (noise), between which guidance
                 acts (Kynkäänniemi et al. 2024, arXiv:2404.07724); steps outside cost half.
+            draft_until: Share of the process's time down to which the model's draft, if it has one, takes the steps
+                instead of the network; 1: nowhere.
             sampler: A name of `SAMPLERS`, or `"scheduler"` for what the checkpoint's scheduler says.
             fps: Frames per second written into the clip; None takes the trained rate.
             precision: `"auto"`, `"bf16"` or `"fp32"`.
@@ -116,12 +120,14 @@ class Model:
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
+            "draft_until": draft_until,
             "sampler": sampler,
         }
         options = {**filled(own, options), "negative_prompt": negative_prompt}
         seeds = _seeds(seed, prompts)
         check_options(prompts, options, own.num_frames, self.parts.schedule.num_timesteps)
         check_own_sampler(own, options)
+        check_draft(self.parts, draft_until)
         with autocast(self.parts.device, precision):
             latents = sample_latents(self.parts, prompts, seeds, options, callback)
             check_finite(latents, "the denoiser")
@@ -173,11 +179,15 @@ def _sample_clip(
     scale = scale_over_time(options, parts.schedule.num_timesteps)
     x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
     fresh = step_noise(parts.settings, shape[0], [seed])
+
+    def drafted(denoiser: Denoiser) -> Denoiser:
+        return parts.with_draft(denoiser, context, options.get("draft_until", 1.0), *shape[-2:])
+
     if name == SCHEDULER:
-        guided = parts.plan.limit(classifier_free(parts.unlimited(), context, negative, scale))
+        guided = parts.plan.limit(drafted(classifier_free(parts.unlimited(), context, negative, scale)))
         return parts.plan.sample(guided, x, steps, noise=fresh, callback=callback)
     levels = parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing")))
-    guided = classifier_free(parts.denoiser(), context, negative, scale)
+    guided = drafted(classifier_free(parts.denoiser(), context, negative, scale))
     own = _own_sampler(parts.settings.system)
     if own is not None and shape[0] > 1:
         return own(guided, x[:, :1], levels, x[:, 1:], callback=callback)
@@ -222,7 +232,7 @@ def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     )
     if own.num_frames == 1:  # an image model was trained on pictures; the system's authors say how long clips are
         own = replace(own, num_frames=chosen.sampling.frames, fps=float(chosen.sampling.fps))
-    return LatentVideoModel(network, parts.autoencoder, parts.text, own)
+    return LatentVideoModel(network, parts.autoencoder, parts.text, own, parts.draft)
 
 
 def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frames: int, num_timesteps: int) -> None:
@@ -247,6 +257,23 @@ def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frame
     low, high = options["guidance_interval"]
     if not 0 <= low <= high <= 1:
         raise InputError(f"--guidance-interval must be two shares of time, 0 <= LOW <= HIGH <= 1, not {low} {high}.")
+
+
+def check_draft(parts: LatentVideoModel, until: float | None) -> None:
+    """Refuse a wish for a draft that cannot be met, in the words of the flag.
+
+    Raises:
+        InputError: It is no share of time, or the model has no draft.
+    """
+    if until is None:
+        return
+    if not 0 <= until <= 1:
+        raise InputError(f"--draft-until must be a share of time, from 0 to 1 (no draft), not {until}.")
+    if until < 1 and parts.draft is None:
+        raise InputError(
+            f"'{parts.settings.name}' has no draft, so --draft-until {until} has nothing to act on. Leave it out, or "
+            "train one: kineograph train draft."
+        )
 
 
 def check_own_sampler(own: Settings, options: dict[str, Any]) -> None:

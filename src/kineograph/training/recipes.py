@@ -18,6 +18,7 @@ from kineograph.data.latents import LatentStore, latent_store
 from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
 from kineograph.models.devices import best_device, has_bf16, on_cpu
+from kineograph.models.draft import DraftNetwork
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
@@ -30,13 +31,14 @@ from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask, to_pixels
 from kineograph.training.captions import CaptionTokens, encode_captions
 from kineograph.training.diffusion import DiffusionTask
+from kineograph.training.draft import DraftTask
 
 if TYPE_CHECKING:
     from kineograph.systems.card import System
     from kineograph.training.image_to_video import ImageToVideoTask
 
 Progress = Callable[[int, int | None, str], None]
-IMAGE_STAGES = ("autoencoder", "latent-image")
+IMAGE_STAGES = ("autoencoder", "latent-image", "draft")
 NUM_FRAMES = 16
 
 
@@ -110,6 +112,20 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DraftConfig:
+    """Size of a fresh draft and how it is trained and used."""
+
+    width: int = 1024
+    """Width of its layers."""
+    blocks: int = 2
+    """Residual blocks."""
+    blur: float = 1.2
+    """Largest deviation of the noise on the sentence embedding."""
+    until: float = 0.7
+    """Share of the process's time down to which it takes the steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoConfig:
     """How time is trained."""
 
@@ -177,6 +193,33 @@ def latent_image_task(
     return _diffusion_task(model, data, progress, num_frames=1, **shares)
 
 
+def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Progress | None = None) -> DraftTask:
+    """Build the stage that gives a text-to-image or text-to-video model a draft, or trains its draft further.
+
+    Args:
+        data: The data.
+        config: Size of a fresh draft, and how its input is blurred.
+        base: The model: `RUN/model`, a folder or a bundled name.
+        progress: Called while caches are made.
+
+    Raises:
+        InputError: The base does not make pictures from prompts through one text encoder.
+    """
+    model = image_or_video(base)
+    if not isinstance(model.text, TextEncoder):
+        raise InputError(f"'{base}' has two text encoders; a draft is for models with one.")
+    store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
+    captions = data.captions(model.text, store.frames, progress)
+    model.settings = replace(model.settings, draft_until=config.until)
+    options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance, "blur": config.blur}
+    if model.draft is not None:
+        return DraftTask(model, store, captions, **options)
+    model.draft = DraftNetwork(model.text.dim, store.shape, config.width, config.blocks).to(model.device)
+    task = DraftTask(model, store, captions, **options)
+    task.start_at_the_mean()
+    return task
+
+
 def latent_video_task(
     system: str,
     data: DataConfig,
@@ -221,7 +264,7 @@ def latent_video_task(
     network = with_time(chosen, model, config)
     tuned(network.unet)
     train_only(network, ("spatial", "temporal") if config.train_all else ("temporal",))
-    model = LatentVideoModel(network, model.autoencoder, model.text, settings)
+    model = LatentVideoModel(network, model.autoencoder, model.text, settings, model.draft)
     return _diffusion_task(
         model,
         data,
@@ -365,7 +408,13 @@ def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
     if isinstance(network, FrameAutoencoder):
         inner = folder / "vae" if (folder / "vae").is_dir() else folder
         return load_autoencoder(inner).state_dict()
-    return open_model(folder).network.state_dict()
+    model = open_model(folder)
+    if not isinstance(network, DraftNetwork):
+        return model.network.state_dict()
+    draft = model.draft if isinstance(model, LatentVideoModel) else None
+    if draft is None:
+        raise InputError(f"'{place}' has no draft to start from.")
+    return draft.state_dict()
 
 
 def _fitting(network: Any, own: Iterable[str], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

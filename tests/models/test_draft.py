@@ -1,0 +1,103 @@
+"""The draft: shapes, folder, damaged folders, and its place among the steps."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from kineograph.diffusion.denoiser import KnownWhenNoisy
+from kineograph.errors import WeightsError
+from kineograph.models.draft import DraftNetwork, load_draft, resized, save_draft
+from kineograph.models.latent_video import load_latent_video
+
+
+def draft(seed=0):
+    torch.manual_seed(seed)
+    network = DraftNetwork(32, (4, 8, 8), width=16).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def test_the_sentence_alone_counts():
+    tokens = torch.randn(3, 5, 32)
+    network = draft()
+    picture = network(tokens)
+    assert picture.shape == (3, 4, 8, 8)
+    others = torch.cat([tokens[:, :1] * 7, torch.randn(3, 4, 32)], dim=1)  # neither its length nor the words count
+    torch.testing.assert_close(network(others), picture)
+    assert not torch.allclose(network(tokens, torch.randn(3, 32)), picture)
+
+
+def test_a_fresh_draft_says_its_bias():
+    network = DraftNetwork(32, (4, 8, 8), width=16)
+    first, second = network(torch.randn(2, 5, 32))
+    assert torch.equal(first, second)
+    assert torch.equal(first.flatten(), network.leave.bias)
+
+
+def test_resized_keeps_a_plain_picture():
+    plain = torch.full((1, 4, 8, 8), 0.3)
+    torch.testing.assert_close(resized(plain, 6, 12), torch.full((1, 4, 6, 12), 0.3))
+    assert resized(plain, 8, 8) is plain
+
+
+def test_folder_round_trip(tmp_path):
+    network = draft()
+    save_draft(network, tmp_path, torch.float32)
+    again = load_draft(tmp_path)
+    assert again.config == network.config
+    tokens = torch.randn(2, 5, 32)
+    assert torch.equal(again(tokens), network(tokens))
+    assert load_draft(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 0}, "positive whole numbers"),
+        ({"latent_shape": [4, 8]}, "positive whole numbers"),
+        ({"text_dim": "wide"}, "positive whole numbers"),
+        ({"depth": 3}, "depth"),
+        ({"width": 10**5}, "do not belong together|limit|larger"),
+        ({"blocks": 3}, "blocks.2"),
+    ],
+)
+def test_damaged_folders_are_refused(tmp_path, change, words):
+    save_draft(draft(), tmp_path, torch.float32)
+    file = tmp_path / "draft" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(WeightsError, match=words):
+        load_draft(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    network = draft()
+    with torch.no_grad():
+        network.leave.bias[0] = float("nan")
+    save_draft(network, tmp_path, torch.float32)
+    with pytest.raises(WeightsError, match="leave.bias"):
+        load_draft(tmp_path)
+
+
+def test_a_model_carries_its_draft(tmp_path):
+    model = tiny_model()
+    model.draft = draft()
+    model.save_pretrained(tmp_path, torch.float32)
+    again = load_latent_video(tmp_path)
+    tokens = model.text(["a red dog"])
+    assert torch.equal(again.draft(tokens), model.draft(tokens))
+
+
+def test_each_clip_of_a_batch_has_its_own_time():
+    calls = []
+    known, x = torch.zeros(1), torch.ones(3, 2, 1, 1, 1)
+    denoiser = KnownWhenNoisy(lambda x, t, c=None: calls.append(t) or x, known, 700.0)
+    assert torch.equal(denoiser(x, 700), torch.zeros_like(x))
+    assert torch.equal(denoiser(x, torch.tensor([900, 700, 999])), torch.zeros_like(x))
+    assert not calls
+    mixed = denoiser(x, torch.tensor([900, 699, 100]))
+    assert mixed.flatten(1)[:, 0].tolist() == [0, 1, 1]
+    assert torch.equal(denoiser(x, 699), x)
