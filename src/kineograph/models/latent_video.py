@@ -172,7 +172,7 @@ class LatentVideoModel:
         autoencoder: Between pixels and latents.
         text: From prompts to tokens.
         settings: How it wants to be used.
-        draft: From prompts to mean pictures, which take the place of the noisiest steps (`Settings.draft_until`).
+        draft: From prompts to pictures, which take the place of the noisiest steps (`Settings.draft_until`).
     """
 
     def __init__(

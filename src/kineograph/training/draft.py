@@ -1,9 +1,10 @@
-"""The draft of an image model: a small network that learns the mean picture of every caption.
+"""The draft of an image model: a small network that learns one picture of every caption.
 
-The target is the mean of a clip's latents over its frames, the loss the squared error: its minimum is the conditional
-mean, the best denoiser at infinite noise. The sentence embedding is blurred with noise of random strength, so that the
-network is smooth where no caption lies (Bishop 1995, doi:10.1162/neco.1995.7.1.108: training with noise is Tikhonov
-regularisation), and a prompt that is no caption gets the picture of its neighbours.
+The target is a clip's typical frame, the one nearest to the mean over its frames; the mean itself smears what moves.
+The loss is the squared error, whose minimum is the conditional mean over clips: the best denoiser of typical frames at
+infinite noise. The sentence embedding is blurred with noise of random strength, so that the network is smooth where no
+caption lies (Bishop 1995, doi:10.1162/neco.1995.7.1.108: training with noise is Tikhonov regularisation), and a prompt
+that is no caption gets the picture of its neighbours.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class DraftTask:
             raise DataError("The data set has no training clip.")
         chosen = [store.frames.clips[i] for i in self.clips]
         self.shares = even_shares(chosen, balance) if balance else None
+        self._typical: dict[int, int] = {}
         self.test_clips = _some(store.frames.clips_of(held_out))
 
     def start_at_the_mean(self) -> None:
@@ -72,12 +74,14 @@ class DraftTask:
             self.network.leave.bias.copy_(mean.flatten())
 
     def target(self, clip: int) -> Tensor:
-        """Return the mean of a clip's latents over its frames, float32 `(channels, height, width)`."""
-        frames = self.store.window(clip, 0, int(self.store.frames.counts[clip]))
-        return torch.from_numpy(frames.astype(np.float32)).mean(dim=0)
+        """Return the latents of a clip's frame that is nearest to their mean, float32 `(channels, height, width)`."""
+        if clip not in self._typical:
+            frames = self.store.window(clip, 0, int(self.store.frames.counts[clip])).astype(np.float32)
+            self._typical[clip] = int(((frames - frames.mean(axis=0)) ** 2).sum(axis=(1, 2, 3)).argmin())
+        return torch.from_numpy(self.store.window(clip, self._typical[clip], 1)[0].astype(np.float32))
 
     def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
-        """Return mean pictures `(n, c, h, w)` and tokens `(n, tokens, dim)`."""
+        """Return typical frames `(n, c, h, w)` and tokens `(n, tokens, dim)`."""
         pairs = [self._sample(int(self.clips[i]), seed) for i, seed in zip(indices, seeds, strict=True)]
         pictures, context = zip(*pairs, strict=True)
         return {"pictures": torch.stack(pictures), "context": torch.stack(context)}

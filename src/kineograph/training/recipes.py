@@ -189,8 +189,14 @@ def latent_image_task(
     )
     settings = Settings(name="latent-image", height=data.size, width=data.size, fps=data.sample_fps, num_frames=1)
     model = LatentVideoModel(VideoUNet(tuned(unet)), vae, text, settings)
-    shares = {"caption_dropout": config.caption_dropout, "timestep_shift": config.timestep_shift}
-    return _diffusion_task(model, data, progress, num_frames=1, **shares)
+    return _diffusion_task(
+        model,
+        data,
+        progress,
+        num_frames=1,
+        caption_dropout=config.caption_dropout,
+        timestep_shift=config.timestep_shift,
+    )
 
 
 def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Progress | None = None) -> DraftTask:
