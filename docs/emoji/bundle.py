@@ -27,8 +27,9 @@ def main(video: str, image: str | None = None) -> None:
         licence=LICENCE,
         sampler="sde-dpm++",
         num_inference_steps=16,
-        guidance_scale=4.0,
+        guidance_scale=6.0,
         guidance_interval=(0.1, 1.0),
+        draft_until=0.4,
     )
     model.save_pretrained(folder)
     files = sorted(path for path in folder.rglob("*.safetensors"))
@@ -44,7 +45,6 @@ def take_image_network(model: LatentVideoModel, image: LatentVideoModel) -> None
     left = model.network.unet.load_state_dict(weights, strict=False)
     assert not left.unexpected_keys, left.unexpected_keys
     model.autoencoder, model.draft = image.autoencoder, image.draft
-    model.settings = replace(model.settings, draft_until=image.settings.draft_until)
 
 
 if __name__ == "__main__":

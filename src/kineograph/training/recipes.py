@@ -121,7 +121,7 @@ class DraftConfig:
     """Residual blocks."""
     blur: float = 1.2
     """Largest deviation of the noise on the sentence embedding."""
-    until: float = 0.7
+    until: float = 0.4
     """Share of the process's time down to which it takes the steps."""
 
 
