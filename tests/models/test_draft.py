@@ -1,6 +1,7 @@
 """The draft: shapes, folder, damaged folders, and its place among the steps."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tiny_models import tiny_model
 from kineograph.diffusion.denoiser import KnownWhenNoisy
 from kineograph.errors import WeightsError
 from kineograph.models.draft import DraftNetwork, load_draft, resized, save_draft
-from kineograph.models.latent_video import load_latent_video
+from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 
 
 def draft(seed=0):
@@ -89,6 +90,14 @@ def test_a_model_carries_its_draft(tmp_path):
     again = load_latent_video(tmp_path)
     tokens = model.text(["a red dog"])
     assert torch.equal(again.draft(tokens), model.draft(tokens))
+
+
+def test_settings_of_a_model_without_draft_say_so():
+    model = tiny_model()
+    settings = replace(model.settings, draft_until=0.5)
+    parts = model.network, model.autoencoder, model.text, settings
+    assert LatentVideoModel(*parts).settings.draft_until == 1
+    assert LatentVideoModel(*parts, draft()).settings.draft_until == 0.5
 
 
 def test_each_clip_of_a_batch_has_its_own_time():

@@ -9,7 +9,6 @@ from typing import Any
 
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
-from kineograph.models.draft import DraftNetwork, load_draft
 from kineograph.models.latent_video import Settings, load_text, read_settings
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
@@ -36,7 +35,6 @@ class ImageModel:
         name: What it is called.
         licence: Of its weights.
         settings: How it wants to be used, if it was trained by this library.
-        draft: What takes its noisiest steps, likewise.
     """
 
     unet: Any
@@ -46,7 +44,6 @@ class ImageModel:
     name: str
     licence: str
     settings: Settings | None = None
-    draft: DraftNetwork | None = None
 
 
 def load_image_folder(directory: str | Path) -> ImageModel:
@@ -67,8 +64,7 @@ def load_image_folder(directory: str | Path) -> ImageModel:
         settings, unet = None, VideoUNet.from_pretrained(folder).unet
         text, scheduler = pipeline_text(folder, index), read_scheduler(folder)
         licence = XL_LICENCE if isinstance(text, TwoTextEncoders) else RAIL
-    draft = None if settings is None else load_draft(folder)
-    return ImageModel(unet, load_autoencoder(folder / "vae"), text, scheduler, folder.name, licence, settings, draft)
+    return ImageModel(unet, load_autoencoder(folder / "vae"), text, scheduler, folder.name, licence, settings)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

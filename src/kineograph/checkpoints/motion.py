@@ -126,7 +126,7 @@ def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
     network = inflated(modules, image.unet)
     load_temporal_state_dict(network.unet, in_our_names(modules, network))
     settings = noted_settings(settings_on(modules, image), modules.noted, str(modules.where))
-    return LatentVideoModel(network.eval(), image.autoencoder, image.text, settings, image.draft)
+    return LatentVideoModel(network.eval(), image.autoencoder, image.text, settings)
 
 
 def settings_on(modules: MotionModules, image: ImageModel) -> Settings:

@@ -190,6 +190,7 @@ class LatentVideoModel:
             pooled_first=text.pooled_first,
             masked_text=text.masked,
             zero_empty=text.zero_empty,
+            draft_until=1.0 if draft is None else settings.draft_until,
         )
         scale = None if settings.data_scale is None else (settings.data_scale[0], settings.data_scale[1])
         self.plan = read(settings.scheduler, scale, settings.eta)

@@ -212,6 +212,8 @@ def _own_sampler(system: str) -> Callable[..., Tensor] | None:
 def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     """Give the image network of a model another notion of time, one that needs no training.
 
+    A draft is left out: its one picture for all frames would take the steps in which motion begins.
+
     Args:
         parts: A model; its own temporal layers, if any, are taken out.
         name: A training-free system of the registry, such as `"text2video_zero"`.
@@ -232,7 +234,7 @@ def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     )
     if own.num_frames == 1:  # an image model was trained on pictures; the system's authors say how long clips are
         own = replace(own, num_frames=chosen.sampling.frames, fps=float(chosen.sampling.fps))
-    return LatentVideoModel(network, parts.autoencoder, parts.text, own, parts.draft)
+    return LatentVideoModel(network, parts.autoencoder, parts.text, own)
 
 
 def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frames: int, num_timesteps: int) -> None:

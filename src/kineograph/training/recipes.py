@@ -270,7 +270,8 @@ def latent_video_task(
     network = with_time(chosen, model, config)
     tuned(network.unet)
     train_only(network, ("spatial", "temporal") if config.train_all else ("temporal",))
-    model = LatentVideoModel(network, model.autoencoder, model.text, settings, model.draft)
+    draft = model.draft if network is model.network else None  # new layers learn motion from the noisiest steps on
+    model = LatentVideoModel(network, model.autoencoder, model.text, settings, draft)
     return _diffusion_task(
         model,
         data,
