@@ -57,6 +57,8 @@ def main() -> None:
     file = options.output / f"whole_network{'_small' if options.small else ''}_{options.dtype}.json"
     record = {"threads": options.threads, "dtype": options.dtype, "in hardware": in_hardware(options.dtype)}
     kept = rows_of(file, record)
+    if options.memory and (missing := set(options.frames) - set(kept)):
+        sys.exit(f"{file} has no times for {sorted(missing)} frames yet; leave --memory out.")
     rows = {frames: kept[frames] for frames in options.frames} if options.memory else compare(size, options)
     for frames, row in rows.items():
         for side in (OURS, THEIRS):
@@ -148,6 +150,7 @@ def compare(size: Size, options: argparse.Namespace) -> dict[int, dict[str, floa
         ours, (theirs, operations) = rivals[OURS]().float(), run_counted(rivals[THEIRS])
         timings = take_turns(rivals, options.rounds, warm_up=0)
         rows[frames] = {
+            "rounds": options.rounds,
             f"seconds {OURS}": timings[OURS].median,
             f"seconds {THEIRS}": timings[THEIRS].median,
             "ratio": ratio(timings[OURS], timings[THEIRS]),
@@ -201,6 +204,7 @@ def in_fresh_process(side: str, frames: int, options: argparse.Namespace) -> flo
 
 
 COLUMNS = {
+    "rounds": ("rounds", "d"),
     "kineograph, s": (f"seconds {OURS}", ".2f"),
     "diffusers, s": (f"seconds {THEIRS}", ".2f"),
     "ratio": ("ratio", ".2f"),
@@ -218,7 +222,7 @@ def page(rows: dict[int, dict[str, float]], options: argparse.Namespace) -> str:
     head = (
         f"# One denoising step of {'a small ' if options.small else ''}ModelScopeT2V beside diffusers\n\n"
         f"Written by `python benchmarks/whole_network.py{' --small' if options.small else ''}`; "
-        f"medians over rounds by turns, {options.threads} threads, {described(options)}, 32x32 latents. "
+        f"medians of rounds by turns, {options.threads} threads, {described(options)}, 32x32 latents. "
         "Memory is what a step adds to the weights. The ceiling is the rate of a large matrix product in this type; "
         "shares are of diffusers' count of operations.\n\n"
     )

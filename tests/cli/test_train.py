@@ -74,6 +74,8 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     assert run("draft", "--data", data, *words[:-3], "blur=0.5", "--init-from", video / "model") == 2
     assert "has no draft to start from" in capsys.readouterr().err
     again = ("draft", "--data", data, "--base", drafted, "--init-from", drafted, "--output-dir", tmp_path / "again")
+    assert run(*again, *few, "--set", "width=8") == 2
+    assert "keeps its size" in capsys.readouterr().err
     assert run(*again, *few) == 0
     made = ["generate", "a red circle", "--model", str(tmp_path / "again" / "model"), "-o", str(tmp_path / "d.mp4")]
     assert main([*made, "--steps", "2"]) == 0

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from kineograph.errors import InputError
-from kineograph.models.draft import DraftNetwork
+from kineograph.models.draft import DraftNetwork, load_draft
 from kineograph.training.draft import DraftTask
+from kineograph.training.recipes import DraftConfig
 
 from .conftest import tiny_diffusion_task
 
@@ -66,6 +67,25 @@ def test_preview_and_export_hold_the_draft(tmp_path):
     with torch.no_grad():
         task.preview(tmp_path)
     assert (tmp_path / "sheet.png").is_file()
+    task.model.text.save_pretrained = lambda *around: None  # stands for an encoder, has no files
+    task.model.text.components = lambda: {}
+    task.export(tmp_path)
+    again, tokens = load_draft(tmp_path), torch.randn(2, 4, 16)
+    assert torch.equal(again(tokens), task.network(tokens))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 0}, "whole numbers"),
+        ({"blocks": "two"}, "whole numbers"),
+        ({"blur": -1}, "blur"),
+        ({"until": 1.5}, "until"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        DraftConfig(**change).check()
 
 
 def test_a_model_without_draft_is_refused():

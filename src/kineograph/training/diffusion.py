@@ -20,6 +20,7 @@ from torch import Tensor
 from kineograph.data.balance import even_shares
 from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import mix_seed
+from kineograph.diffusion.objective import timesteps_of
 from kineograph.diffusion.parameterization import add_noise, training_target
 from kineograph.diffusion.process import shift_time
 from kineograph.errors import DataError, InputError
@@ -141,7 +142,7 @@ class DiffusionTask:
     def loss(self, network: Callable[..., Any], batch: dict[str, Tensor], seeds: list[int]) -> Tensor:
         """Return the mean squared error of each sample at a random timestep."""
         u = shift_time(rand(generators([mix_seed(seed, 8) for seed in seeds])), self.timestep_shift)
-        timesteps = (u * self.model.schedule.num_timesteps).long()
+        timesteps = timesteps_of(u, self.model.schedule.num_timesteps)
         return self.error(network, batch, timesteps, seeds)
 
     def error(

@@ -18,7 +18,7 @@ from kineograph.data.latents import LatentStore, latent_store
 from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
 from kineograph.models.devices import best_device, has_bf16, on_cpu
-from kineograph.models.draft import DraftNetwork
+from kineograph.models.draft import BLOCKS, WIDTH, DraftNetwork
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
@@ -115,14 +115,28 @@ class ImageConfig:
 class DraftConfig:
     """Size of a fresh draft and how it is trained and used."""
 
-    width: int = 1024
+    width: int = WIDTH
     """Width of its layers."""
-    blocks: int = 2
+    blocks: int = BLOCKS
     """Residual blocks."""
     blur: float = 1.2
     """Largest deviation of the noise on the sentence embedding."""
     until: float = 0.4
     """Share of the process's time down to which it takes the steps."""
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            InputError: Names the value and what is allowed.
+        """
+        whole = (self.width, self.blocks)
+        if not all(isinstance(size, int) and size > 0 for size in whole):
+            raise InputError(f"--set width and blocks of a draft must be whole numbers above 0, not {whole}.")
+        if not isinstance(self.blur, int | float) or not 0 <= self.blur < float("inf"):
+            raise InputError(f"--set blur of a draft must be a number from 0 up, not {self.blur!r}.")
+        if not isinstance(self.until, int | float) or not 0 <= self.until <= 1:
+            raise InputError(f"--set until of a draft must be a share of time, from 0 to 1, not {self.until!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +223,10 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
         progress: Called while caches are made.
 
     Raises:
-        InputError: The base does not make pictures from prompts through one text encoder.
+        InputError: The base does not make pictures from prompts through one text encoder, or a setting is out of range
+            or would change the size of a trained draft.
     """
+    config.check()
     model = image_or_video(base)
     if not isinstance(model.text, TextEncoder):
         raise InputError(f"'{base}' has two text encoders; a draft is for models with one.")
@@ -219,6 +235,9 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     model.settings = replace(model.settings, draft_until=config.until)
     options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance, "blur": config.blur}
     if model.draft is not None:
+        size = model.draft.config
+        if (config.width, config.blocks) not in ((size["width"], size["blocks"]), (WIDTH, BLOCKS)):
+            raise InputError(f"'{base}' has a draft, which keeps its size: leave width and blocks out of --set.")
         return DraftTask(model, store, captions, **options)
     model.draft = DraftNetwork(model.text.dim, store.shape, config.width, config.blocks).to(model.device)
     task = DraftTask(model, store, captions, **options)
