@@ -9,13 +9,13 @@ from tiny_models import tiny_model
 
 from kineograph.diffusion.denoiser import KnownWhenNoisy
 from kineograph.errors import WeightsError
-from kineograph.models.draft import DraftNetwork, load_draft, resized, save_draft
+from kineograph.models.draft import DraftNetwork, frame_moments, load_draft, resized, save_draft, waves
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 
 
 def draft(seed=0):
     torch.manual_seed(seed)
-    network = DraftNetwork(32, (4, 8, 8), width=16).eval()
+    network = DraftNetwork(32, (4, 8, 8), 6, width=16, prototypes=12).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -29,19 +29,41 @@ def test_the_sentence_alone_counts():
     assert picture.shape == (3, 4, 8, 8)
     others = torch.cat([tokens[:, :1] * 7, torch.randn(3, 4, 32)], dim=1)  # neither its length nor the words count
     torch.testing.assert_close(network(others), picture)
-    assert not torch.allclose(network(tokens, torch.randn(3, 32)), picture)
+    assert not torch.allclose(network(tokens, noise=torch.randn(3, 32)), picture)
 
 
 def test_a_fresh_draft_says_its_bias():
-    network = DraftNetwork(32, (4, 8, 8), width=16)
+    network = DraftNetwork(32, (4, 8, 8), 6, width=16, prototypes=12)
     first, second = network(torch.randn(2, 5, 32))
     assert torch.equal(first, second)
     assert torch.equal(first.flatten(), network.leave.bias)
 
 
+def test_a_clip_is_each_frame_at_its_moment():
+    network, tokens = draft(), torch.randn(2, 5, 32)
+    clip = network.clip(tokens, 6)
+    assert clip.shape == (2, 6, 4, 8, 8)
+    torch.testing.assert_close(clip[:, 1], network(tokens, torch.full((2,), 0.25)))
+    assert not torch.allclose(clip[:, 0], clip[:, 5])
+    torch.testing.assert_close(network.clip(tokens, 1)[:, 0], network(tokens))  # one frame is the middle
+    torch.testing.assert_close(network.clip(tokens, 4), clip[:, 1:5])  # fewer frames: as fast as trained
+    assert network.clip(tokens, 12).shape[1] == 12
+
+
+def test_moments_are_the_middles_of_equal_parts():
+    assert frame_moments(4, 4).tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert frame_moments(8, 4)[[0, -1]].tolist() == [0.0625, 0.9375]  # longer clips fill the same span
+
+
+def test_waves_are_a_cosine_transform():
+    rows = waves(frame_moments(16, 16))
+    torch.testing.assert_close(rows.T @ rows, 8 * torch.eye(8), atol=1e-5, rtol=0)
+    assert rows.sum(0).abs().max() < 1e-5
+
+
 def test_resized_keeps_a_plain_picture():
-    plain = torch.full((1, 4, 8, 8), 0.3)
-    torch.testing.assert_close(resized(plain, 6, 12), torch.full((1, 4, 6, 12), 0.3))
+    plain = torch.full((1, 2, 4, 8, 8), 0.3)
+    torch.testing.assert_close(resized(plain, 6, 12), torch.full((1, 2, 4, 6, 12), 0.3))
     assert resized(plain, 8, 8) is plain
 
 
@@ -61,6 +83,7 @@ def test_folder_round_trip(tmp_path):
         ({"width": 0}, "positive whole numbers"),
         ({"latent_shape": [4, 8]}, "positive whole numbers"),
         ({"text_dim": "wide"}, "positive whole numbers"),
+        ({"frames": 0}, "positive whole numbers"),
         ({"depth": 3}, "depth"),
         ({"width": 10**5}, "do not belong together|limit|larger"),
         ({"blocks": 3}, "blocks.2"),

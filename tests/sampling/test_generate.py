@@ -74,7 +74,7 @@ def test_draft_takes_the_noisiest_steps(monkeypatch):
     model = Model(tiny_model())
     plain = model.generate("a dog", **told).frames
     torch.manual_seed(0)
-    model.parts.draft = DraftNetwork(32, (4, 4, 4), width=16).eval()
+    model.parts.draft = DraftNetwork(32, (4, 4, 4), 4, width=16, prototypes=8).eval()
     torch.nn.init.normal_(model.parts.draft.leave.weight)
     assert torch.equal(model.generate("a dog", **told).frames, plain)  # the settings do not ask for it
     forward = type(model.parts.network).forward
@@ -88,8 +88,8 @@ def test_draft_takes_the_noisiest_steps(monkeypatch):
     model.generate("a dog", draft_until=0.5, height=24, width=32, **told)  # the draft is resized
     alone = model.generate("a dog", draft_until=0.0, **{**told, "seed": 9})
     assert len(times) == 2
-    picture = model.parts.draft(model.parts.text(["a dog"]))[:, None].expand(1, 4, -1, -1, -1)
-    torch.testing.assert_close(alone.frames, model.parts.autoencoder.decode(picture)[0].float().clamp(-1, 1))
+    clip = model.parts.draft.clip(model.parts.text(["a dog"]), 4)
+    torch.testing.assert_close(alone.frames, model.parts.autoencoder.decode(clip)[0].float().clamp(-1, 1))
 
 
 def test_sizes_frames_and_callback(model):

@@ -1,4 +1,4 @@
-"""The draft's task: its target is a clip's typical frame, and it learns captions by heart."""
+"""The draft's task: its targets are the frames around a clip's middle, and it learns captions by heart."""
 
 import numpy as np
 import pytest
@@ -12,23 +12,35 @@ from kineograph.training.recipes import DraftConfig
 from .conftest import tiny_diffusion_task
 
 
-def tiny_draft_task(**options):
+def tiny_draft_task(frames=2, **options):
     around = tiny_diffusion_task()
     torch.manual_seed(0)
-    around.model.draft = DraftNetwork(16, (4, 8, 8), width=64, blocks=1)
+    around.model.draft = DraftNetwork(16, (4, 8, 8), frames, width=64, blocks=1, prototypes=9)
     return DraftTask(around.model, around.store, around.captions, held_out="test", **options)
 
 
-def test_target_is_the_frame_nearest_to_the_mean():
+def test_frames_stand_around_the_middle_of_a_clip():
     task = tiny_draft_task()
-    task.store.latents[4:8] = np.array([0.0, 1.0, 2.0, 9.0], np.float16)[:, None, None, None]  # mean 3
-    assert task.target(1).unique().tolist() == [2.0]
+    task.store.latents[4:8] = np.arange(4, dtype=np.float16)[:, None, None, None]
+    assert task.frames(1)[:, 0, 0, 0].tolist() == [1, 2]
+    assert task.middle(1)[0, 0, 0] == 2
+    task = tiny_draft_task(frames=6)
+    assert task.frames(1)[:, 0, 0, 0].tolist() == task.store.latents[[4, 5, 6, 7, 7, 7], 0, 0, 0].tolist()
+
+
+def test_every_frame_is_shown_with_its_moment():
+    task = tiny_draft_task()
+    task.store.latents[4:8] = np.arange(4, dtype=np.float16)[:, None, None, None]
+    batch = task.load([1] * 20, list(range(20)))
+    pairs = {(p.unique().item(), m.item()) for p, m in zip(batch["pictures"], batch["moments"], strict=True)}
+    assert pairs == {(1.0, 0.25), (2.0, 0.75)}
+    assert batch["context"].shape == (20, 1, 16)
 
 
 def test_a_fresh_draft_explains_nothing_and_starts_at_the_mean():
     task = tiny_draft_task()
-    task.start_at_the_mean()
-    mean = torch.stack([task.target(int(clip)) for clip in task.clips]).mean(dim=0)
+    task.start_from_data()
+    mean = torch.stack([task.middle(int(clip)) for clip in task.clips]).mean(dim=0)
     torch.testing.assert_close(task.network(torch.randn(1, 4, 16))[0], mean)
     assert task.validate()["train_unexplained"] == pytest.approx(1.0)
 
@@ -44,7 +56,7 @@ def test_loss_of_a_sample_does_not_depend_on_its_batch():
 
 def test_captions_are_learned_by_heart():
     task = tiny_draft_task(blur=0.2)
-    task.start_at_the_mean()
+    task.start_from_data()
     optimizer = torch.optim.Adam(task.network.parameters(), 3e-3)
     for step in range(150):
         seeds = list(range(9 * step, 9 * step + 9))
@@ -58,7 +70,8 @@ def test_captions_are_learned_by_heart():
 def test_balance_shows_rare_kinds_more_often():
     task = tiny_draft_task(balance="kind")
     pictures = task.load([3] * 300, list(range(300)))["pictures"]
-    share = (pictures == task.target(0)).flatten(1).all(1).float().mean().item()
+    mine = (pictures[:, None] == task.frames(0)).flatten(2).all(2).any(1)
+    share = mine.float().mean().item()
     assert share == pytest.approx(1 / (1 + 8**0.5), abs=0.08)
 
 

@@ -56,7 +56,8 @@ class Args:
     """Preset of the system; for stable_video_diffusion the stage: text, published (from a picture), xt or interpolation
     (default: its first)."""
     set: tuple[str, ...] = ()
-    """Fields of the system's configuration to change, as name=value; for draft: width, blocks, blur, until."""
+    """Fields of the system's configuration to change, as name=value; for draft: frames, width, blocks,
+    prototypes, blur, until."""
     caption_dropout: float = 0.1
     """Share of samples trained without their caption."""
     timestep_shift: float | None = None

@@ -42,3 +42,27 @@ def even_shares(clips: Sequence[Clip], field: str) -> np.ndarray:
     count = Counter(kinds)
     weights = np.array([count[kind] ** -0.5 for kind in kinds])
     return weights / weights.sum()
+
+
+class EvenDraw:
+    """Draws rows of a data set so that kinds of few clips are seen more often.
+
+    Args:
+        rows: Of the clips that may be drawn.
+        clips: Of the whole data set.
+        field: Field of the manifest that tells the kind; empty: every row is what it is.
+
+    Raises:
+        DataError: A clip has no such field.
+    """
+
+    def __init__(self, rows: np.ndarray, clips: Sequence[Clip], field: str) -> None:
+        self.rows = rows
+        self.upto = np.cumsum(even_shares([clips[i] for i in rows], field)) if field else None
+
+    def __call__(self, row: int, choose: np.random.Generator) -> int:
+        """Return a drawn row, or the given one if there is no field; that takes no random number."""
+        if self.upto is None:
+            return row
+        place = np.searchsorted(self.upto, choose.random() * self.upto[-1], side="right")
+        return int(self.rows[min(place, len(self.rows) - 1)])

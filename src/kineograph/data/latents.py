@@ -67,7 +67,8 @@ def latent_store(
     if not (directory / "index.json").is_file():
         _build(frames, encode, directory, batch, progress)
     shape = tuple(json.loads((directory / "index.json").read_text())["shape"])
-    return LatentStore(np.memmap(directory / "latents.f16", np.float16, "r", shape=shape), frames)
+    mapped = np.memmap(directory / "latents.f16", np.float16, "r", shape=shape)
+    return LatentStore(np.asarray(mapped), frames)  # a plain view: numpy's own class for it is slow to index
 
 
 def _build(

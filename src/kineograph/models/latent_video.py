@@ -172,7 +172,7 @@ class LatentVideoModel:
         autoencoder: Between pixels and latents.
         text: From prompts to tokens.
         settings: How it wants to be used.
-        draft: From prompts to pictures, which take the place of the noisiest steps (`Settings.draft_until`).
+        draft: From prompts to clips, which take the place of the noisiest steps (`Settings.draft_until`).
     """
 
     def __init__(
@@ -242,20 +242,21 @@ class LatentVideoModel:
         sizes = tokens.new_tensor([height, width, 0, 0, height, width]).expand(len(prompts), -1)
         return TextAndSize(tokens, pooled, sizes)
 
-    def with_draft(self, denoiser: Denoiser, condition: Condition, until: float, height: int, width: int) -> Denoiser:
+    def with_draft(
+        self, denoiser: Denoiser, condition: Condition, until: float, shape: tuple[int, int, int, int]
+    ) -> Denoiser:
         """Let the draft of a prompt take the noisiest steps of a denoiser, if the model has a draft.
 
         Args:
             denoiser: Of this prompt, guided.
             condition: What `condition` returned for the prompt.
             until: Share of the process's time down to which the draft stands; 1: nowhere.
-            height: Of the latents.
-            width: Likewise.
+            shape: (frames, channels, height, width) of the latents.
         """
         if self.draft is None or until >= 1 or not isinstance(condition, Tensor):
             return denoiser
-        picture = resized(self.draft(condition), height, width)[:, None]
-        return KnownWhenNoisy(denoiser, picture, until * self.schedule.num_timesteps - 1)  # timesteps count from 0
+        clip = resized(self.draft.clip(condition, shape[0]), *shape[-2:])
+        return KnownWhenNoisy(denoiser, clip, until * self.schedule.num_timesteps - 1)  # timesteps count from 0
 
     def _predict(self, x: Tensor, told: Any, condition: Condition) -> Tensor:
         """Run the network; one that is conditioned on the frame rate is told the trained one."""

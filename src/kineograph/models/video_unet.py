@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.models.products import products_in_float32
 from kineograph.models.weights import (
     WEIGHTS,
     built,
@@ -113,7 +114,7 @@ class VideoUNet(nn.Module):
             arguments["mid_block_additional_residual"] = mid_residual.flatten(0, 1)
         folded = rearrange(x, "b f c h w -> (b f) c h w")
         levels = _levels(timestep, batch, frames, x.device)
-        with clip_of(clip):
+        with clip_of(clip), products_in_float32(x):
             out = call_image_network(self.unet, folded, levels, arguments)
         return rearrange(out, "(b f) c h w -> b f c h w", b=batch)
 

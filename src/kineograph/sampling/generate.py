@@ -181,7 +181,7 @@ def _sample_clip(
     fresh = step_noise(parts.settings, shape[0], [seed])
 
     def drafted(denoiser: Denoiser) -> Denoiser:
-        return parts.with_draft(denoiser, context, options.get("draft_until", 1.0), *shape[-2:])
+        return parts.with_draft(denoiser, context, options.get("draft_until", 1.0), shape)
 
     if name == SCHEDULER:
         guided = parts.plan.limit(drafted(classifier_free(parts.unlimited(), context, negative, scale)))
@@ -212,7 +212,7 @@ def _own_sampler(system: str) -> Callable[..., Tensor] | None:
 def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     """Give the image network of a model another notion of time, one that needs no training.
 
-    A draft is left out: its one picture for all frames would take the steps in which motion begins.
+    A draft is left out: its motion would take the steps in which the other one's begins.
 
     Args:
         parts: A model; its own temporal layers, if any, are taken out.

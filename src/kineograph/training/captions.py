@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +37,23 @@ class CaptionTokens:
 
     def first(self, clip: int) -> Tensor:
         """Return a clip's first caption, float32 `(tokens, dim)`."""
-        return self._row(self.texts[clip][0])
+        return self.rows([self.texts[clip][0]])[0]
 
     def draw(self, clip: int, choose: np.random.Generator) -> Tensor:
         """Draw one of a clip's captions by weight, float32 `(tokens, dim)`; one alone takes no random number."""
-        rows = self.texts[clip]
-        row = rows[0] if len(rows) == 1 else choose.choice(rows, p=self.weights[clip])
-        return self._row(row)
+        return self.rows([self.draw_row(clip, choose)])[0]
 
-    def _row(self, row: int) -> Tensor:
-        return torch.from_numpy(self.tokens[row].astype(np.float32))
+    def draw_row(self, clip: int, choose: np.random.Generator) -> int:
+        """Draw the row of one of a clip's captions, as `draw` does."""
+        rows = self.texts[clip]
+        if len(rows) == 1:
+            return rows[0]
+        upto = list(accumulate(self.weights[clip]))
+        return rows[min(bisect_right(upto, choose.random() * upto[-1]), len(rows) - 1)]
+
+    def rows(self, texts: Sequence[int], length: int | None = None) -> Tensor:
+        """Return rows of tokens, float32 `(texts, tokens, dim)`; of `length`, if given, the first tokens only."""
+        return torch.from_numpy(self.tokens[:, :length][list(texts)].astype(np.float32))
 
 
 def encode_captions(
@@ -110,7 +119,7 @@ def _kept(parts: Iterator[np.ndarray], file: Path, count: int) -> np.ndarray:
             part.unlink(missing_ok=True)
             raise
         part.replace(file)
-    return np.load(file, mmap_mode="r")
+    return np.asarray(np.load(file, mmap_mode="r"))  # a plain view: numpy's own class for it is slow to index
 
 
 def _write(parts: Iterator[np.ndarray], file: Path, count: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from kineograph.data.balance import even_shares
+from kineograph.data.balance import EvenDraw
 from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import mix_seed
 from kineograph.diffusion.objective import timesteps_of
@@ -96,8 +96,7 @@ class DiffusionTask:
             raise DataError(
                 "The data set has no training clip with more than one frame, so there is no motion to learn."
             )
-        chosen = [store.frames.clips[i] for i in self.clips]
-        self.shares = even_shares(chosen, balance) if balance else None
+        self.drawn = EvenDraw(self.clips, store.frames.clips, balance)
         self.empty = model.text([""])[0]
 
     # Samples ------------------------------------------------------------------------------------------------------
@@ -114,8 +113,7 @@ class DiffusionTask:
     def _sample(self, clip: int, seed: int) -> tuple[Tensor, Tensor, bool]:
         """Cut one training sample; every choice follows from the seed."""
         choose = np.random.default_rng(mix_seed(seed, 7))
-        if self.shares is not None:
-            clip = int(choose.choice(self.clips, p=self.shares))
+        clip = self.drawn(clip, choose)
         as_pictures = self.num_frames > 1 and choose.random() < self.image_share
         if as_pictures:
             picks = choose.choice(self.pictures, self.num_frames)

@@ -18,7 +18,7 @@ from kineograph.data.latents import LatentStore, latent_store
 from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
 from kineograph.models.devices import best_device, has_bf16, on_cpu
-from kineograph.models.draft import BLOCKS, WIDTH, DraftNetwork
+from kineograph.models.draft import BLOCKS, PROTOTYPES, WIDTH, DraftNetwork
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
@@ -115,10 +115,14 @@ class ImageConfig:
 class DraftConfig:
     """Size of a fresh draft and how it is trained and used."""
 
+    frames: int = NUM_FRAMES
+    """Frames of its clips."""
     width: int = WIDTH
     """Width of its layers."""
     blocks: int = BLOCKS
     """Residual blocks."""
+    prototypes: int = PROTOTYPES
+    """Sentences that it knows; no more than training clips."""
     blur: float = 1.2
     """Largest deviation of the noise on the sentence embedding."""
     until: float = 0.4
@@ -130,9 +134,11 @@ class DraftConfig:
         Raises:
             InputError: Names the value and what is allowed.
         """
-        whole = (self.width, self.blocks)
+        whole = (self.frames, self.width, self.blocks, self.prototypes)
         if not all(isinstance(size, int) and size > 0 for size in whole):
-            raise InputError(f"--set width and blocks of a draft must be whole numbers above 0, not {whole}.")
+            raise InputError(
+                f"--set frames, width, blocks and prototypes of a draft must be whole numbers above 0, not {whole}."
+            )
         if not isinstance(self.blur, int | float) or not 0 <= self.blur < float("inf"):
             raise InputError(f"--set blur of a draft must be a number from 0 up, not {self.blur!r}.")
         if not isinstance(self.until, int | float) or not 0 <= self.until <= 1:
@@ -235,13 +241,16 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     model.settings = replace(model.settings, draft_until=config.until)
     options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance, "blur": config.blur}
     if model.draft is not None:
-        size = model.draft.config
-        if (config.width, config.blocks) not in ((size["width"], size["blocks"]), (WIDTH, BLOCKS)):
-            raise InputError(f"'{base}' has a draft, which keeps its size: leave width and blocks out of --set.")
+        kept = {name: model.draft.config[name] for name in ("frames", "width", "blocks", "prototypes")}
+        wanted = {name: getattr(config, name) for name in kept}
+        if wanted not in (kept, {name: getattr(DraftConfig(), name) for name in kept}):
+            raise InputError(f"'{base}' has a draft, which keeps its size: leave {', '.join(kept)} out of --set.")
         return DraftTask(model, store, captions, **options)
-    model.draft = DraftNetwork(model.text.dim, store.shape, config.width, config.blocks).to(model.device)
+    prototypes = min(config.prototypes, len(store.frames.clips_of("train")))
+    sizes = config.frames, config.width, config.blocks, prototypes
+    model.draft = DraftNetwork(model.text.dim, store.shape, *sizes).to(model.device)
     task = DraftTask(model, store, captions, **options)
-    task.start_at_the_mean()
+    task.start_from_data()
     return task
 
 
