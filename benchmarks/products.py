@@ -2,8 +2,8 @@
 
     python benchmarks/products.py [--rounds 5] [--threads 2]
 
-Layers of ModelScopeT2V, 8 frames. Prints medians of rounds by turns in milliseconds, how many times as fast as PyTorch's
-emulation ours is, and each one's largest error against the product of the same numbers in float64.
+Layers of ModelScopeT2V, 8 frames. Prints medians of rounds by turns in milliseconds, how many times as fast as
+PyTorch's emulation ours is, and each one's largest error against the product of the same numbers in float64.
 """
 
 from __future__ import annotations

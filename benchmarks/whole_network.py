@@ -2,13 +2,14 @@
 
     python benchmarks/whole_network.py [--frames 8 16] [--dtype float32] [--rounds 3] [--small] [--threads 2]
 
-Published size (1.4 B parameters), 32x32 latents, in the type that the machine computes in unless another is asked for.
-Where it has no arithmetic for bfloat16, PyTorch emulates it and we form its products in float32
-(`kineograph.models.products`); the record says so. The two take turns in one process; memory is
-the peak of a process that runs only one of them, whose allocator gives freed blocks back at once. Otherwise a step
-spreads over the gigabyte of holes that building leaves behind, and the peak tells how the weights were built (0.40
-against 0.23 GiB for two frames instead of 0.14 against 0.13). The share of the ceiling is that of the machine's fastest
-matrix product in the type in which a side multiplies: where both sides are near it, no other order of the same arithmetic is much faster.
+Published size (1.4 B parameters), 32x32 latents, in the type that the machine computes in unless another is asked
+for. Where it has no arithmetic for bfloat16, PyTorch emulates it and we form its products in float32
+(`kineograph.models.products`); the record says so. The two take turns in one process; memory is the peak of a process
+that runs only one of them, whose allocator gives freed blocks back at once. Otherwise a step spreads over the
+gigabyte of holes that building leaves behind, and the peak tells how the weights were built (0.40 against 0.23 GiB
+for two frames instead of 0.14 against 0.13). The share of the ceiling is that of the machine's fastest matrix product
+in the type in which a side multiplies: where both sides are near it, no other order of the same arithmetic is much
+faster.
 Writes `whole_network_TYPE.json` and a table in `whole_network_TYPE.md`, in which the rows of earlier calls stay; with
 --small, of a network of 64 and 128 channels, which shows over many frames that time per frame stays the same,
 `whole_network_small_TYPE.json` and `.md`.
@@ -227,8 +228,8 @@ def page(rows: dict[int, dict[str, float]], options: argparse.Namespace) -> str:
         f"# One denoising step of {'a small ' if options.small else ''}ModelScopeT2V beside diffusers\n\n"
         f"Written by `python benchmarks/whole_network.py{' --small' if options.small else ''}`; "
         f"medians of rounds by turns, {options.threads} threads, {described(options)}, 32x32 latents. "
-        "Memory is what a step adds to the weights. The ceiling is the rate of a large matrix product in the type that a "
-        "side multiplies in; "
+        "Memory is what a step adds to the weights. The ceiling is the rate of a large matrix product in the type in "
+        "which a side multiplies; "
         "shares are of diffusers' count of operations.\n\n"
     )
     table = [f"| frames | {' | '.join(COLUMNS)} |", "| --: " * (len(COLUMNS) + 1) + "|"]

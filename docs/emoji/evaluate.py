@@ -44,6 +44,7 @@ def main() -> None:
     features = {name: torch.cat([middle(image, clip) for clip in made]) for name, made in clips.items()}
     record["retrieval"] = retrieval(sets, features, gallery, store)
     record["memorisation"] = memorisation(features, gallery, store)
+    record["picture distances"] = picture_distances(features["training"], gallery, sets["training"], store)
     if options.num_frames > 1:
         record["distances"] = distances(moving, image, clips["training"], sets["training"], store)
         record["motion"] = motion_against_real(clips["training"], sets["training"], store)
@@ -203,6 +204,21 @@ def distances(moving, image, clips, prompts, store: FrameStore) -> dict[str, flo
             f"KD {name}": mmd(x, y),
             f"KD {name}, real halves": mmd(y[:half], y[half:]),
         }
+    return found
+
+
+def picture_distances(features, gallery: torch.Tensor, prompts, store: FrameStore) -> dict[str, float]:
+    """Fréchet and kernel distances of generated middle frames to the real ones of other names, beside real to real.
+
+    Half of the names against the other half, for both, so that the floor has as many pictures.
+    """
+    place = {clip.caption: i for i, clip in enumerate(store.clips)}
+    others = gallery[[place[p["exact"]] for p in prompts]]
+    half = len(others) // 2
+    found = {"pictures": half}
+    for name, first in (("", features[:half]), (", real", others[:half])):
+        found[f"FD{name}"] = frechet_distance(first, others[half:])
+        found[f"KD{name}"] = mmd(first, others[half:])
     return found
 
 

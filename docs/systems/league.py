@@ -32,8 +32,9 @@ from kineograph.temporal.inflate import strip
 from kineograph.training import checkpoint
 from kineograph.training.captions import CaptionTokens
 from kineograph.training.config import TrainConfig
+from kineograph.training.data import DataConfig
 from kineograph.training.loop import Trainer
-from kineograph.training.recipes import DataConfig, VideoConfig, latent_video_task
+from kineograph.training.recipes import VideoConfig, latent_video_task
 from kineograph.video import Video, contact_sheet
 
 HERE = Path(__file__).parent

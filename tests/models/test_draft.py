@@ -9,7 +9,16 @@ from tiny_models import tiny_model
 
 from kineograph.diffusion.denoiser import KnownWhenNoisy
 from kineograph.errors import WeightsError
-from kineograph.models.draft import DraftNetwork, frame_moments, load_draft, resized, save_draft, waves
+from kineograph.models.draft import (
+    DraftNetwork,
+    Prototypes,
+    frame_moments,
+    load_draft,
+    resized,
+    save_draft,
+    unit_variance,
+    waves,
+)
 from kineograph.models.latent_video import LatentVideoModel, load_latent_video
 
 
@@ -41,6 +50,8 @@ def test_a_fresh_draft_says_its_bias():
 
 def test_a_clip_is_each_frame_at_its_moment():
     network, tokens = draft(), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        network.known.keys[:2] = unit_variance(tokens)
     clip = network.clip(tokens, 6)
     assert clip.shape == (2, 6, 4, 8, 8)
     torch.testing.assert_close(clip[:, 1], network(tokens, torch.full((2,), 0.25)))
@@ -48,6 +59,40 @@ def test_a_clip_is_each_frame_at_its_moment():
     torch.testing.assert_close(network.clip(tokens, 1)[:, 0], network(tokens))  # one frame is the middle
     torch.testing.assert_close(network.clip(tokens, 4), clip[:, 1:5])  # fewer frames: as fast as trained
     assert network.clip(tokens, 12).shape[1] == 12
+
+
+def test_a_prompt_far_from_all_it_knows_is_taken_for_the_nearest():
+    network, tokens = draft(), torch.randn(3, 1, 32)
+    known = unit_variance(tokens)
+    with torch.no_grad():
+        network.known.keys[:3] = known
+    near, far = known + 0.3 * torch.randn(3, 32), known + 0.8 * torch.randn(3, 32)
+    assert torch.equal(network.known.read(near), near)
+    assert torch.equal(network.known.read(far), known)
+    torch.testing.assert_close(network.clip(far[:, None], 2), network.clip(tokens, 2))
+
+
+def test_prototypes_say_which_sentence_was_meant():
+    memory = Prototypes(3, 32, 5)
+    blurred = memory.keys + 0.3 * torch.randn(3, 32)
+    torch.testing.assert_close(memory(blurred), memory.values)  # so far apart, the posterior is sure
+    with torch.no_grad():
+        memory.log_rate.fill_(-30)
+    torch.testing.assert_close(memory(blurred)[0], memory.values.mean(0))
+
+
+def test_prototypes_are_placed_far_from_each_other():
+    memory, points = Prototypes(3, 2, 4), torch.tensor([[0.0, 0], [0.1, 0], [5, 0], [5, 0.2], [0, 3]])
+    memory.place(points)
+    assert memory.keys.tolist() == points[[0, 3, 4]].tolist()
+
+
+def test_vanishing_likelihoods_are_no_denormal_numbers():
+    memory = Prototypes(2, 4, 1)
+    with torch.no_grad():
+        memory.keys.copy_(torch.tensor([[9.0] * 4, [-9.0] * 4]))
+        memory.values.copy_(torch.tensor([[0.0], [1.0]]))
+    assert memory(memory.keys[:1]).item() > 1e-30
 
 
 def test_moments_are_the_middles_of_equal_parts():

@@ -1,4 +1,4 @@
-"""Bfloat16 products in float32: the same numbers as PyTorch's own, whole or in pieces, and only where they are wanted."""
+"""Bfloat16 products in float32: the numbers of one rounding, whole or in pieces, and only where they are wanted."""
 
 from contextlib import nullcontext
 

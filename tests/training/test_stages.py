@@ -14,9 +14,10 @@ from kineograph.sampling.image_to_video import ImageToVideo
 from kineograph.systems import systems
 from kineograph.training import checkpoint
 from kineograph.training.config import TrainConfig
+from kineograph.training.data import DataConfig
 from kineograph.training.image_to_video import MotionBuckets
 from kineograph.training.loop import Trainer, sanity
-from kineograph.training.recipes import DataConfig, VideoConfig, latent_video_task
+from kineograph.training.recipes import VideoConfig, latent_video_task
 
 SYSTEM = "stable_video_diffusion"
 SMALL = ("head_dim=8",)

@@ -139,8 +139,10 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
 def _task(args: Args, progress: Any) -> Any:
     """Build the stage's task."""
     from kineograph.training import recipes
+    from kineograph.training.data import DataConfig
+    from kineograph.training.initial import start_from
 
-    data = recipes.DataConfig(
+    data = DataConfig(
         data=args.data,
         size=args.size,
         sample_fps=args.sample_fps,
@@ -165,7 +167,7 @@ def _task(args: Args, progress: Any) -> Any:
         config = _changed(recipes.VideoConfig(), args, *names)
         task = recipes.latent_video_task(args.stage, data, config, _part(args.base, ""), progress)
     if args.train.init_from is not None:
-        recipes.start_from(task, args.train.init_from)
+        start_from(task, args.train.init_from)
     if args.train.gradient_checkpointing:
         recipes.checkpoint_gradients(task.network)
     return task

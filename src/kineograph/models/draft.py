@@ -29,6 +29,8 @@ WIDTH, BLOCKS, PROTOTYPES = 1024, 2, 2048
 MIDDLE = 0.5
 WAVES = 8
 """Cosines over the clip that tell a moment, from half a period on: what changes within two of 16 frames is left out."""
+HEIGHT = 3.0
+"""Height of these waves: beside hundreds of values of the text, eight of height 1 teach motion more slowly."""
 
 
 class DraftNetwork(nn.Module):
@@ -84,13 +86,19 @@ class DraftNetwork(nn.Module):
             sentence = sentence + noise
         if moments is None:
             moments = sentence.new_full((len(sentence),), MIDDLE)
-        x = self.enter(sentence) + self.known(sentence) + self.time(waves(moments))
+        return self.frame(sentence, moments)
+
+    def frame(self, sentence: Tensor, moments: Tensor) -> Tensor:
+        """Map sentences of unit variance `(prompts, text_dim)` and moments to latents, as `forward` does."""
+        x = self.enter(sentence) + self.known(sentence) + self.time(HEIGHT * waves(moments))
         for block in self.blocks:
             x = block(x)
         return self.leave(self.norm(x)).unflatten(1, self.latent_shape)
 
     def clip(self, tokens: Tensor, num_frames: int) -> Tensor:
         """Return clips, each around its middle at the trained frame rate; longer ones than trained are slower.
+
+        A prompt far from all prototypes is taken for the nearest one (`Prototypes.read`).
 
         Args:
             tokens: As for `forward`.
@@ -99,8 +107,9 @@ class DraftNetwork(nn.Module):
         Returns:
             Latents `(prompts, frames, channels, height, width)`.
         """
+        sentences = repeat(self.known.read(unit_variance(tokens)), "p d -> (p f) d", f=num_frames)
         moments = frame_moments(num_frames, self.frames).to(tokens.device)
-        rows = self(repeat(tokens[:, :1], "p t d -> (p f) t d", f=num_frames), moments.repeat(len(tokens)))
+        rows = self.frame(sentences, moments.repeat(len(tokens)))
         return rearrange(rows, "(p f) c h w -> p f c h w", f=num_frames)
 
 
@@ -119,6 +128,9 @@ class Prototypes(nn.Module):
     """
 
     RATE = 0.5
+    FAR = 0.3
+    """Mean squared distance of one value, where those of a sentence have variance 1. Measured on the emoji: names, in
+    tones that were held out too, are within 0.24, twenty-eight of thirty paraphrases beyond 0.3."""
     LEAST = -40.0
     """Logarithm of the least likelihood, relative to the best: e^-87 and below are denormal numbers, which are slow."""
 
@@ -133,6 +145,16 @@ class Prototypes(nn.Module):
         likelihood = self.log_rate.exp() * (sentence @ self.keys.T - self.keys.square().sum(dim=1) / 2)
         relative = likelihood - likelihood.amax(dim=1, keepdim=True).detach()
         return torch.softmax(relative.clamp(min=self.LEAST), dim=1) @ self.values
+
+    def read(self, sentence: Tensor) -> Tensor:
+        """Return sentences `(batch, text_dim)`, those further than `FAR` from every prototype as the nearest of them.
+
+        What is said in other words than any caption is meant as one of them; where the layers behind were never
+        trained, they would make a blend of it.
+        """
+        distance = torch.cdist(sentence, self.keys).square() / sentence.shape[1]
+        least, place = distance.min(dim=1)
+        return torch.where((least > self.FAR)[:, None], self.keys[place], sentence)
 
     def place(self, sentences: Tensor) -> None:
         """Put the prototypes of a fresh memory on sentences that are far from each other.

@@ -1,11 +1,11 @@
 """Products of bfloat16 numbers, in float32, on processors that have no arithmetic for bfloat16.
 
-The product of two bfloat16 numbers is exact in float32, and hardware for bfloat16 sums in float32 and rounds once at the
-end. To cast, multiply in float32 and round is therefore the same computation. On a processor without such hardware it
-is several times faster than PyTorch's own way (oneDNN's reference kernels), and as frugal where large operands are cast
-piece by piece: a model stored in bfloat16 then takes half of float32's memory at nearly float32's speed. Attention stays: fused, it is as fast as in float32.
-Measured on a 2-core AVX512 CPU against PyTorch's way: convolutions 3.0 to 4.0 times, products of 1024 rows 2.5 to 3.8
-times faster (`benchmarks/products.py`).
+The product of two bfloat16 numbers is exact in float32, and hardware for bfloat16 sums in float32 and rounds once at
+the end. To cast, multiply in float32 and round is therefore the same computation. On a processor without such hardware
+it is several times faster than PyTorch's own way (oneDNN's reference kernels), and as frugal where large operands are
+cast piece by piece: a network stored in bfloat16 then takes half of float32's memory at nearly float32's speed.
+Attention stays: fused, it is as fast as in float32. Measured on a 2-core AVX512 CPU against PyTorch's way:
+convolutions 3.0 to 4.0 times, products of 1024 rows 2.5 to 3.8 times faster (`benchmarks/products.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class InFloat32(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,  # noqa: ARG002 - PyTorch's signature
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:

@@ -1,9 +1,10 @@
 """The draft of a model: a small network that learns the clip of every caption, frame by frame.
 
-A sample is one caption and one frame; a clip's frames are those around its middle. The loss is the squared error, whose
-minimum is the conditional mean: the best denoiser at infinite noise. The sentence embedding is blurred with noise of
-random strength, so that the network is smooth where no caption lies (Bishop 1995, doi:10.1162/neco.1995.7.1.108:
-training with noise is Tikhonov regularisation), and a prompt that is no caption gets the clip of its neighbours.
+A sample is one caption and one frame; a clip's frames are those around its middle. The loss is the squared error,
+whose minimum is the conditional mean: the best denoiser at infinite noise. The sentence embedding is blurred with
+noise of random strength, so that the network is smooth where no caption lies (Bishop 1995,
+doi:10.1162/neco.1995.7.1.108: training with noise is Tikhonov regularisation): a tone that a name was never seen with
+changes its clip as it changes others'.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class DraftTask:
         *,
         held_out: str = "",
         balance: str = "",
-        blur: float = 1.2,
+        blur: float = 0.5,
     ) -> None:
         if model.draft is None:
             raise InputError("The model has no draft to train.")
@@ -65,7 +66,7 @@ class DraftTask:
         self.test_clips = _some(store.frames.clips_of(held_out))
 
     def start_from_data(self) -> None:
-        """Let a fresh network answer every prompt with the mean of the training pictures, and know training captions."""
+        """Let a fresh network answer all prompts with the mean of the training pictures, and know their captions."""
         mean = torch.stack([self.middle(int(clip)) for clip in self.clips]).mean(dim=0)
         with torch.no_grad():
             self.network.leave.bias.copy_(mean.flatten())

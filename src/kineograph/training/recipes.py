@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from kineograph.data.frames import FrameSpec, FrameStore, default_cache, frame_store
-from kineograph.data.latents import LatentStore, latent_store
 from kineograph.errors import InputError, unknown
-from kineograph.models.autoencoder import FrameAutoencoder, build_autoencoder, load_autoencoder
-from kineograph.models.devices import best_device, has_bf16, on_cpu
+from kineograph.models.autoencoder import build_autoencoder, load_autoencoder
+from kineograph.models.devices import on_cpu
 from kineograph.models.draft import BLOCKS, PROTOTYPES, WIDTH, DraftNetwork
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
-from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import check_finite
 from kineograph.sampling.generate import open_model
 from kineograph.temporal.inflate import strip
 from kineograph.temporal.tags import train_only
-from kineograph.training.autoencoder import AutoencoderTask, to_pixels
-from kineograph.training.captions import CaptionTokens, encode_captions
+from kineograph.training.autoencoder import AutoencoderTask
+from kineograph.training.captions import CaptionTokens
+from kineograph.training.data import DataConfig, Progress, encoded
 from kineograph.training.diffusion import DiffusionTask
 from kineograph.training.draft import DraftTask
 
@@ -37,52 +30,8 @@ if TYPE_CHECKING:
     from kineograph.systems.card import System
     from kineograph.training.image_to_video import ImageToVideoTask
 
-Progress = Callable[[int, int | None, str], None]
 IMAGE_STAGES = ("autoencoder", "latent-image", "draft")
 NUM_FRAMES = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the data is and what is taken of each clip."""
-
-    data: Path
-    """Data-set folder with manifest.jsonl (made by `kineograph data` or `kineograph curate`)."""
-    size: int = 128
-    """Edge of the square training frames in pixels."""
-    sample_fps: float = 8.0
-    """Frames per second taken of each clip."""
-    max_frames: int = 24
-    """Frames taken of each clip at most."""
-    background: str = "white"
-    """Colour under transparent frames."""
-    held_out: str = "held-out-combinations"
-    """Split that validation looks at."""
-    balance: str = ""
-    """Field of the manifest whose values are shown more evenly; empty: every clip alike."""
-    cache: Path | None = None
-    """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
-
-    def refuse_balance(self, stage: str) -> None:
-        """Refuse `balance` where a stage would ignore it.
-
-        Raises:
-            InputError: It is set.
-        """
-        if self.balance:
-            raise InputError(f"--balance is for text-to-image and text-to-video stages, not for '{stage}'.")
-
-    def store(self, progress: Progress | None = None) -> FrameStore:
-        """Open (or decode) the frames."""
-        spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=self.max_frames, background=self.background)
-        return frame_store(self.data, spec, self.cache, progress)
-
-    def captions(
-        self, text: TextEncoder | TwoTextEncoders, frames: FrameStore, progress: Progress | None = None
-    ) -> CaptionTokens:
-        """Encode the captions, or open what an earlier run has encoded."""
-        kept = Path(self.cache or default_cache()) / "captions"
-        return encode_captions(text, frames.clips, kept=kept, fingerprint=text.fingerprint(), progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +72,7 @@ class DraftConfig:
     """Residual blocks."""
     prototypes: int = PROTOTYPES
     """Sentences that it knows; no more than training clips."""
-    blur: float = 1.2
+    blur: float = 0.5
     """Largest deviation of the noise on the sentence embedding."""
     until: float = 0.4
     """Share of the process's time down to which it takes the steps."""
@@ -387,78 +336,6 @@ def _diffusion_task(
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = captions or data.captions(model.text, store.frames, progress)
     return DiffusionTask(model, store, captions, held_out=data.held_out, balance=data.balance, **options)
-
-
-def encoded(
-    autoencoder: FrameAutoencoder, frames: FrameStore, cache: Path | None = None, progress: Progress | None = None
-) -> LatentStore:
-    """Open (or encode) the latents of a frame store.
-
-    Raises:
-        WeightsError: The autoencoder's weights are not finite.
-    """
-    device = best_device()
-    autoencoder = autoencoder.to(device).eval()
-    digest = hashlib.sha256(
-        f"{autoencoder.patch} {autoencoder.shortcut} {autoencoder.scale} {autoencoder.shift} {has_bf16()}".encode()
-    )
-    tensors = autoencoder.vae.state_dict()
-    check_finite(tensors, "the autoencoder")
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-
-    def encode(pixels: np.ndarray) -> np.ndarray:
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
-            return autoencoder.encode(to_pixels(pixels).to(device)[:, None])[:, 0].float().cpu().numpy()
-
-    return latent_store(frames, encode, digest.hexdigest(), cache, progress=progress)
-
-
-def start_from(task: Any, place: Path) -> None:
-    """Copy weights into a task: of another run's newest checkpoint (averaged, if it has averages), or of a model.
-
-    Args:
-        task: What is to be trained.
-        place: A run directory, a model folder or the name of a bundled model.
-
-    Raises:
-        InputError: There is neither a run nor a model.
-        WeightsError: The weights do not fit.
-    """
-    from kineograph.training import checkpoint
-    from kineograph.training.loop import load_weights, trainable
-
-    where, own = place, trainable(task.network)
-    if checkpoint.checkpoints(place):
-        where = checkpoint.latest(place)
-        weights = checkpoint.load(where, "ema") or checkpoint.load(where, "weights")
-    else:
-        weights = _fitting(task.network, own, _weights_of_model(task.network, place))
-    load_weights(own, weights, str(where))
-
-
-def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a model's autoencoder or of its denoising network."""
-    folder = place / "model" if (place / "model").is_dir() else place
-    if isinstance(network, FrameAutoencoder):
-        inner = folder / "vae" if (folder / "vae").is_dir() else folder
-        return load_autoencoder(inner).state_dict()
-    model = open_model(folder)
-    if not isinstance(network, DraftNetwork):
-        return model.network.state_dict()
-    draft = model.draft if isinstance(model, LatentVideoModel) else None
-    if draft is None:
-        raise InputError(f"'{place}' has no draft to start from.")
-    return draft.state_dict()
-
-
-def _fitting(network: Any, own: Iterable[str], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Leave out weights of frozen parts, and of temporal layers where the network has none; strangers stay."""
-    frozen = set(network.state_dict()) - set(own)
-    timeless = not any(".temporal." in name for name in own)
-    return {
-        name: value for name, value in weights.items() if name not in frozen and not (timeless and ".temporal." in name)
-    }
 
 
 def checkpoint_gradients(network: Any) -> None:

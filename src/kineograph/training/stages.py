@@ -34,8 +34,9 @@ from kineograph.sampling.generate import SCHEDULER, open_model
 from kineograph.systems.stable_video_diffusion import STAGE_OF, STAGES, Stage
 from kineograph.training.autoencoder import to_pixels
 from kineograph.training.captions import CaptionTokens
+from kineograph.training.data import DataConfig, Progress, encoded
 from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
-from kineograph.training.recipes import DataConfig, Progress, VideoConfig, encoded, image_network, overridden, tuned
+from kineograph.training.recipes import VideoConfig, image_network, overridden, tuned
 
 if TYPE_CHECKING:
     from kineograph.systems.card import System

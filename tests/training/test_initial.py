@@ -7,7 +7,7 @@ from tiny_models import tiny_text
 from kineograph.errors import KineographError
 from kineograph.models.autoencoder import build_autoencoder
 from kineograph.training.autoencoder import AutoencoderTask
-from kineograph.training.recipes import start_from
+from kineograph.training.initial import start_from
 
 from .conftest import tiny_diffusion_task
 

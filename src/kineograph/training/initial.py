@@ -1,0 +1,62 @@
+"""Weights that a task starts from: those of another run, or of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kineograph.errors import InputError
+from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
+from kineograph.models.draft import DraftNetwork
+from kineograph.models.latent_video import LatentVideoModel
+from kineograph.sampling.generate import open_model
+
+
+def start_from(task: Any, place: Path) -> None:
+    """Copy weights into a task: of another run's newest checkpoint (averaged, if it has averages), or of a model.
+
+    Args:
+        task: What is to be trained.
+        place: A run directory, a model folder or the name of a bundled model.
+
+    Raises:
+        InputError: There is neither a run nor a model.
+        WeightsError: The weights do not fit.
+    """
+    from kineograph.training import checkpoint
+    from kineograph.training.loop import load_weights, trainable
+
+    where, own = place, trainable(task.network)
+    if checkpoint.checkpoints(place):
+        where = checkpoint.latest(place)
+        weights = checkpoint.load(where, "ema") or checkpoint.load(where, "weights")
+    else:
+        weights = _fitting(task.network, own, _weights_of_model(task.network, place))
+    load_weights(own, weights, str(where))
+
+
+def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a model's autoencoder or of its denoising network."""
+    folder = place / "model" if (place / "model").is_dir() else place
+    if isinstance(network, FrameAutoencoder):
+        inner = folder / "vae" if (folder / "vae").is_dir() else folder
+        return load_autoencoder(inner).state_dict()
+    model = open_model(folder)
+    if not isinstance(network, DraftNetwork):
+        return model.network.state_dict()
+    draft = model.draft if isinstance(model, LatentVideoModel) else None
+    if draft is None:
+        raise InputError(f"'{place}' has no draft to start from.")
+    return draft.state_dict()
+
+
+def _fitting(network: Any, own: Iterable[str], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out weights of frozen parts, and of temporal layers where the network has none; strangers stay."""
+    frozen = set(network.state_dict()) - set(own)
+    timeless = not any(".temporal." in name for name in own)
+    return {
+        name: value for name, value in weights.items() if name not in frozen and not (timeless and ".temporal." in name)
+    }
