@@ -26,6 +26,7 @@ from kineograph.training.autoencoder import to_pixels
 
 HERE = Path(__file__).parent
 SEED = 7
+LISTS = ("training", "held-out", "paraphrases")
 CEILING = "held-out, real through the autoencoder"
 """What the retrieval of held-out combinations would be if the network drew the real frames."""
 CHUNK = 8
@@ -41,17 +42,25 @@ def main() -> None:
     gallery = cached(work / "gallery.npy", lambda: middle_features(image, store, range(len(store.clips))))
     record = {"model": options.model, "frames": options.num_frames, "seed": SEED, "clips_in_gallery": len(gallery)}
     record["autoencoder"] = reconstruction(model, store, options.count)
-    sets = prompt_sets(store, options.count)
+    sets = {name: prompts for name, prompts in prompt_sets(store, options.count).items() if name in options.lists}
     clips = {name: generate(model, prompts, work / name, options) for name, prompts in sets.items()}
-    sets[CEILING], clips[CEILING] = sets["held-out"], autoencoded(model, sets["held-out"], store)
+    if "held-out" in sets:
+        sets[CEILING], clips[CEILING] = sets["held-out"], autoencoded(model, sets["held-out"], store)
     features = {name: torch.cat([middle(image, clip) for clip in made]) for name, made in clips.items()}
     record["retrieval"] = retrieval(sets, features, clips, gallery, store)
     record["memorisation"] = memorisation(features, gallery, store)
+    if "training" not in sets:
+        return write(record, options.output)
     record["picture distances"] = picture_distances(features["training"], gallery, sets["training"], store)
     if options.num_frames > 1:
         record["distances"] = distances(moving, image, clips["training"], sets["training"], store)
         record["motion"] = motion_against_real(clips["training"], sets["training"], store)
-    options.output.write_text(json.dumps(record, indent=2) + "\n")
+    return write(record, options.output)
+
+
+def write(record: dict, file: Path) -> None:
+    """Write and print the record."""
+    file.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
 
@@ -61,6 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="data set of `kineograph data emoji`")
     parser.add_argument("--model", default="emoji", help="bundled name or folder (default: emoji)")
     parser.add_argument("--count", type=int, default=200, help="training names (default: 200)")
+    parser.add_argument("--lists", nargs="+", choices=LISTS, default=LISTS, help="prompts to look at (default: all)")
     parser.add_argument("--num-frames", type=int, default=16, help="1 looks at pictures only (default: 16)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--cache", type=Path, help="folder of the decoded frames (default: the library's)")
