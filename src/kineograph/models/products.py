@@ -3,9 +3,10 @@
 The product of two bfloat16 numbers is exact in float32, and hardware for bfloat16 sums in float32 and rounds once at
 the end. To cast, multiply in float32 and round is therefore the same computation. On a processor without such hardware
 it is several times faster than PyTorch's own way (oneDNN's reference kernels), and as frugal where large operands are
-cast piece by piece: a network stored in bfloat16 then takes half of float32's memory at nearly float32's speed.
-Attention stays: fused, it is as fast as in float32. Measured on a 2-core AVX512 CPU against PyTorch's way:
-convolutions 3.0 to 4.0 times, products of 1024 rows 2.5 to 3.8 times faster (`benchmarks/products.py`).
+cast piece by piece: a network stored in bfloat16 takes half of float32's memory. Attention stays: fused, it is as fast
+as in float32. Measured on a 2-core AVX512 CPU against PyTorch's way: convolutions 2.9 to 4.0 times, linear layers 2.1
+to 3.1 times as fast (`benchmarks/products.py`), a whole step of ModelScopeT2V 2.4 and 2.6 times
+(`benchmarks/whole_network_bfloat16.md`; float32 is faster still, in twice the memory).
 """
 
 from __future__ import annotations
