@@ -254,8 +254,7 @@ def picture_distances(features, gallery: torch.Tensor, prompts, store: FrameStor
 
     Half of the names against the other half, for both, so that the floor has as many pictures.
     """
-    place = {clip.caption: i for i, clip in enumerate(store.clips)}
-    others = gallery[[place[p["exact"]] for p in prompts]]
+    others = gallery[[_index_of(store, prompt) for prompt in prompts]]
     half = len(others) // 2
     found = {"pictures": half}
     for name, first in (("", features[:half]), (", real", others[:half])):

@@ -81,6 +81,16 @@ def test_prototypes_say_which_sentence_was_meant():
     torch.testing.assert_close(memory(blurred)[0], memory.values.mean(0))
 
 
+def test_prototypes_are_compared_in_float32_under_autocast():
+    memory = Prototypes(50, 384, 5)
+    sentence = memory.keys[:4] + 0.5 * torch.randn(4, 384)
+    with torch.no_grad():
+        memory.log_rate.fill_(-4.0)  # so soft that rounding of hundreds would move the mean
+        exact = memory(sentence)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(memory(sentence), exact)
+
+
 def test_prototypes_are_placed_far_from_each_other():
     memory, points = Prototypes(3, 2, 4), torch.tensor([[0.0, 0], [0.1, 0], [5, 0], [5, 0.2], [0, 3]])
     memory.place(points)

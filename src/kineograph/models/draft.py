@@ -28,9 +28,9 @@ WIDTH, BLOCKS, PROTOTYPES = 1024, 2, 2048
 """Size of a fresh draft: 9.6 million parameters for 8 latent channels at 16x16."""
 MIDDLE = 0.5
 WAVES = 8
-"""Cosines over the clip that tell a moment, from half a period on: what changes within two of 16 frames is left out."""
+"""Cosines over the clip that tell a moment, from half a period on."""
 HEIGHT = 3.0
-"""Height of these waves: beside hundreds of values of the text, eight of height 1 teach motion more slowly."""
+"""Height of these waves: beside hundreds of values of the text, eight of height 1 say little."""
 
 
 class DraftNetwork(nn.Module):
@@ -129,8 +129,8 @@ class Prototypes(nn.Module):
 
     RATE = 0.5
     FAR = 0.3
-    """Mean squared distance of one value, where those of a sentence have variance 1. Measured on the emoji: names, in
-    tones that were held out too, are within 0.24, twenty-eight of thirty paraphrases beyond 0.3."""
+    """Mean squared distance of one value, where those of a sentence have variance 1. Measured on the bundled
+    draft: beyond it are 3 of 3,271 training names, none of 104 held-out ones, 28 of thirty paraphrases."""
     LEAST = -40.0
     """Logarithm of the least likelihood, relative to the best: e^-87 and below are denormal numbers, which are slow."""
 
@@ -141,10 +141,11 @@ class Prototypes(nn.Module):
         self.log_rate = nn.Parameter(torch.tensor(math.log(self.RATE)))
 
     def forward(self, sentence: Tensor) -> Tensor:
-        """Map sentences (batch, text_dim) to (batch, width)."""
-        likelihood = self.log_rate.exp() * (sentence @ self.keys.T - self.keys.square().sum(dim=1) / 2)
-        relative = likelihood - likelihood.amax(dim=1, keepdim=True).detach()
-        return torch.softmax(relative.clamp(min=self.LEAST), dim=1) @ self.values
+        """Map sentences (batch, text_dim) to (batch, width); in float32, as hundreds differ by less than one."""
+        with torch.autocast(sentence.device.type, enabled=False):
+            likelihood = self.log_rate.exp() * (sentence @ self.keys.T - self.keys.square().sum(dim=1) / 2)
+            relative = likelihood - likelihood.amax(dim=1, keepdim=True).detach()
+            return torch.softmax(relative.clamp(min=self.LEAST), dim=1) @ self.values
 
     def read(self, sentence: Tensor) -> Tensor:
         """Return sentences `(batch, text_dim)`, those further than `FAR` from every prototype as the nearest of them.

@@ -66,24 +66,23 @@ def _convolution(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a convolution in float32 with the signature of PyTorch's."""
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *sizes: Any, **named: Any) -> Tensor:
+        whole, batched = [slice(None)], x.ndim == weight.ndim
         groups = named.get("groups", sizes[3] if len(sizes) > 3 else 1)
-        parts = list(_pieces(weight)) if groups == 1 and x.ndim == weight.ndim else [slice(None)]
-        offsets = [None if bias is None else bias[part].float() for part in parts]
-        columns = [
-            _joined(
-                original(x[some].float(), weight[part].float(), offset, *sizes, **named).to(x.dtype)
-                for some in (_pieces(x) if x.ndim == weight.ndim else [slice(None)])
-            )
-            for part, offset in zip(parts, offsets, strict=True)
-        ]
-        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+        samples = list(_pieces(x)) if batched else whole
+
+        def channels(kernel: Tensor, offset: Tensor | None) -> Tensor:
+            made = [original(x[some].float(), kernel, offset, *sizes, **named).to(x.dtype) for some in samples]
+            return _joined(made, 0)
+
+        parts = _pieces(weight) if batched and groups == 1 else whole
+        made = [channels(weight[part].float(), None if bias is None else bias[part].float()) for part in parts]
+        return _joined(made, 1)
 
     return convolve
 
 
-def _joined(parts: Iterator[Tensor]) -> Tensor:
-    made = list(parts)
-    return made[0] if len(made) == 1 else torch.cat(made)
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _wide(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
