@@ -29,7 +29,7 @@ def main(video: str, image: str | None = None) -> None:
         num_inference_steps=16,
         guidance_scale=6.0,
         guidance_interval=(0.1, 1.0),
-        draft_until=0.1,
+        draft_until=0.05,
     )
     model.save_pretrained(folder)
     files = sorted(path for path in folder.rglob("*.safetensors"))

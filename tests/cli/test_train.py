@@ -80,6 +80,13 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     made = ["generate", "a red circle", "--model", str(tmp_path / "again" / "model"), "-o", str(tmp_path / "d.mp4")]
     assert main([*made, "--steps", "2"]) == 0
     assert Video.read(tmp_path / "d.mp4").metadata["draft_until"] == 0.4
+    decoder = ("decoder", "--data", data, *few, "--set", "perceptual=0")
+    assert run(*decoder, "drafts=0.5", "--base", video, "--output-dir", tmp_path / "e") == 2
+    assert "is for a model with a draft" in capsys.readouterr().err
+    assert run(*decoder, "drafts=0.5", "--base", drafted, "--output-dir", tmp_path / "e", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["validation"]) == {"psnr"}
+    assert (tmp_path / "e" / "model" / "draft").is_dir()
+    assert (tmp_path / "e" / "previews" / "step-00000002" / "reconstruction.png").is_file()
     assert run(*stage, "--max-train-steps", 3, *options[2:], "--image-share", 0.3, "--noise", "mixed", "--resume") == 0
     lines = [json.loads(line) for line in (video / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"] for line in lines} == {2, 3}
@@ -106,6 +113,10 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
         (("draft", "--base", "x", "--gradient-checkpointing"), "--gradient-checkpointing has no place"),
         (("draft", "--base", "x", "--num-frames", 8), "--num-frames is for systems"),
         (("draft",), "--base"),
+        (("decoder",), "--base"),
+        (("decoder", "--base", "x", "--channels", 8), "--channels has no place with 'decoder'"),
+        (("decoder", "--base", "x", "--timestep-shift", 3), "'decoder' has no timesteps"),
+        (("decoder", "--base", "emoji", "--set", "noise=1"), "noise"),
         (("autoencoder", "--base", "x"), "'x' is no"),
         (("autoencoder", "--base", "x", "--patch", "2"), "--patch is for a fresh autoencoder"),
         (("latent-image",), "--base"),

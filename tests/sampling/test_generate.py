@@ -74,7 +74,7 @@ def test_draft_takes_the_noisiest_steps(monkeypatch):
     model = Model(tiny_model())
     plain = model.generate("a dog", **told).frames
     torch.manual_seed(0)
-    model.parts.draft = DraftNetwork(32, (4, 4, 4), 4, width=16, prototypes=8).eval()
+    model.parts.draft = DraftNetwork(32, (4, 4, 4), 4, width=16, prototypes=8, components=64).eval()
     torch.nn.init.normal_(model.parts.draft.leave.weight)
     assert torch.equal(model.generate("a dog", **told).frames, plain)  # the settings do not ask for it
     forward = type(model.parts.network).forward

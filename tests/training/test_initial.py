@@ -4,12 +4,16 @@ import pytest
 import torch
 from tiny_models import tiny_text
 
-from kineograph.errors import KineographError
+from kineograph.errors import KineographError, WeightsError
 from kineograph.models.autoencoder import build_autoencoder
 from kineograph.training.autoencoder import AutoencoderTask
+from kineograph.training.config import TrainConfig
 from kineograph.training.initial import start_from
+from kineograph.training.loop import Trainer
 
 from .conftest import tiny_diffusion_task
+from .test_decoder import tiny_decoder_task
+from .test_draft import tiny_draft_task
 
 
 def perturb(module):
@@ -64,3 +68,41 @@ def test_weights_of_another_size_or_of_nothing_are_errors(tmp_path):
         start_from(task, tmp_path / "image")
     with pytest.raises(KineographError, match="absent"):
         start_from(task, tmp_path / "absent")
+
+
+def test_a_draft_takes_what_the_other_one_knows(tmp_path):
+    trained, task = tiny_draft_task(), tiny_draft_task()
+    trained.start_from_data()
+    trained.network.basis.copy_(torch.linalg.qr(torch.randn(256, 100)).Q.T)
+    perturb(trained.network)
+    task.start_from_data()
+    assert not same(task.network, trained.network)
+    save(trained, tmp_path)
+    start_from(task, tmp_path)
+    assert same(task.network, trained.network)
+
+
+def test_a_draft_takes_what_the_draft_of_another_run_knows(tmp_path):
+    trained, task = tiny_draft_task(), tiny_draft_task()
+    trained.start_from_data()
+    trained.export = trained.preview = lambda directory: None
+    settings = TrainConfig(output_dir=tmp_path, max_train_steps=1, train_batch_size=2, ema_halflife_samples=0)
+    Trainer(trained, settings).run()
+    start_from(task, tmp_path)
+    assert same(task.network, trained.network)
+
+
+def test_sizes_that_differ_are_said(tmp_path):
+    save(tiny_draft_task(), tmp_path)
+    with pytest.raises(WeightsError, match="known.keys.*wants"):
+        start_from(tiny_draft_task(prototypes=5), tmp_path)
+
+
+def test_a_decoder_takes_that_of_a_model(tmp_path):
+    trained, task = tiny_decoder_task(), tiny_decoder_task()
+    perturb(trained.model.autoencoder)
+    save(trained, tmp_path)
+    start_from(task, tmp_path)
+    for name, parameter in task.network.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(parameter, trained.network.state_dict()[name]), name

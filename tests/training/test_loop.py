@@ -22,6 +22,7 @@ from kineograph.training.config import TrainConfig, learning_rate_at
 from kineograph.training.loop import Trainer, sanity
 
 from .conftest import tiny_diffusion_task
+from .test_draft import tiny_draft_task
 
 HERE = Path(__file__).parent
 
@@ -79,6 +80,21 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path):
     run(tmp_path / "cut", lr_schedule="cosine", resume=True)
     for stem in ("weights", "ema", "optimizer"):
         assert_same(weights(tmp_path / "whole", stem=stem), weights(tmp_path / "cut", stem=stem))
+
+
+def test_what_the_data_said_survives_with_the_weights(tmp_path):
+    """Names and components are computed when a task is built; another machine may compute them a little otherwise."""
+    task = tiny_draft_task()
+    task.start_from_data()
+    task.network.basis.mul_(-1)
+    wanted = {name: value.clone() for name, value in task.network.named_buffers()}
+    run(tmp_path, task, max_train_steps=2)
+    again = tiny_draft_task()
+    again.start_from_data()
+    Trainer(again, config(tmp_path, max_train_steps=2, resume=True)).log.close()
+    assert wanted
+    for name, value in again.network.named_buffers():
+        assert torch.equal(value, wanted[name]), name
 
 
 def test_runs_of_two_precisions_fit_into_one_process(tmp_path):

@@ -19,12 +19,13 @@ class Args:
     """Train one stage: `autoencoder`, then `latent-image`, then a system of the registry such as `modelscope`."""
 
     stage: Annotated[Positional[str], arg(metavar="STAGE")]
-    """autoencoder, latent-image, draft (for a model's noisiest steps), or a system (see `kineograph systems`)."""
+    """autoencoder, latent-image, draft (for a model's noisiest steps), decoder (of a model), or a system (see
+    `kineograph systems`)."""
     data: Path
     """Data-set folder with manifest.jsonl."""
     train: OmitArgPrefixes[TrainConfig]
     base: Path | None = None
-    """What to build on: the autoencoder's run for latent-image; the model that gets a draft; for a system an image
+    """What to build on: the autoencoder's run for latent-image; the model of a draft or decoder; for a system an image
     model (a run, a folder, a file or a bundled name, whose image network is taken) or the system's own, to train
     further; for autoencoder, one whose decoder is trained further (default: none, a fresh autoencoder)."""
     size: int = 128
@@ -56,8 +57,8 @@ class Args:
     """Preset of the system; for stable_video_diffusion the stage: text, published (from a picture), xt or interpolation
     (default: its first)."""
     set: tuple[str, ...] = ()
-    """Fields of the system's configuration to change, as name=value; for draft: frames, width, blocks,
-    prototypes, blur, until."""
+    """Fields of the system's configuration to change, as name=value; for draft: frames, width, blocks, prototypes,
+    components, blur, kind, contrast, until; for decoder: perceptual, drafts, kind."""
     caption_dropout: float = 0.1
     """Share of samples trained without their caption."""
     timestep_shift: float | None = None
@@ -73,6 +74,7 @@ class Args:
     """Print the result as one JSON document."""
 
 
+SET_STAGES = ("draft", "decoder")
 VIDEO_ONLY = ("num_frames", "image_share", "noise", "noise_alpha", "preset")
 
 
@@ -115,7 +117,7 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
             raise unknown("stage", args.stage, [*image_stages, *known])
     else:
         given = [name for name in VIDEO_ONLY if getattr(args, name) is not None] + ["train_all"] * args.train_all
-        if given or (args.set and args.stage != "draft"):
+        if given or (args.set and args.stage not in SET_STAGES):
             name = (given or ["set"])[0].replace("_", "-")
             raise InputError(f"--{name} is for systems; the stage '{args.stage}' trains on single frames.")
     if args.stage == "autoencoder" and args.base is not None:
@@ -126,10 +128,11 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
     if args.stage != "autoencoder" and args.base is None:
         what = "the autoencoder's run directory" if args.stage == "latent-image" else "an image model's run directory"
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
-    if args.stage == "draft" and (args.channels or args.train.gradient_checkpointing):
+    if args.stage in SET_STAGES and (args.channels or args.train.gradient_checkpointing):
         name = "channels" if args.channels else "gradient-checkpointing"
-        raise InputError(f"--{name} has no place with 'draft', a small network: --set width=1024 blocks=2 sizes it.")
-    if args.stage in ("autoencoder", "draft") and args.timestep_shift is not None:
+        instead = "--set width=1024 blocks=2 sizes it" if args.stage == "draft" else "the one of --base keeps its size"
+        raise InputError(f"--{name} has no place with '{args.stage}', a small network: {instead}.")
+    if args.stage in ("autoencoder", *SET_STAGES) and args.timestep_shift is not None:
         raise InputError(f"--timestep-shift is for latent-image and systems; '{args.stage}' has no timesteps.")
     for name in ("latent_channels", "patch"):
         if args.stage != "autoencoder" and getattr(args, name) is not None:
@@ -162,6 +165,9 @@ def _task(args: Args, progress: Any) -> Any:
     elif args.stage == "draft":
         config = recipes.overridden(recipes.DraftConfig(), args.set)
         task = recipes.draft_task(data, config, _part(args.base, ""), progress)
+    elif args.stage == "decoder":
+        config = recipes.overridden(recipes.DecoderConfig(), args.set)
+        task = recipes.decoder_task(data, config, _part(args.base, ""), _distance(config.perceptual), progress)
     else:
         names = (*VIDEO_ONLY, "train_all", "set", "caption_dropout", "timestep_shift")
         config = _changed(recipes.VideoConfig(), args, *names)
@@ -171,6 +177,13 @@ def _task(args: Args, progress: Any) -> Any:
     if args.train.gradient_checkpointing:
         recipes.checkpoint_gradients(task.network)
     return task
+
+
+def _distance(weight: Any) -> Any:
+    """Return the perceptual distance, or None if it would weigh nothing."""
+    from kineograph.metrics.features.perceptual import PerceptualDistance
+
+    return PerceptualDistance() if weight else None
 
 
 def _changed(config: Any, args: Args, *names: str) -> Any:

@@ -6,7 +6,6 @@ seen six times as often as a strawberry, and after sixty passes the model draws 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,17 +30,32 @@ def even_shares(clips: Sequence[Clip], field: str) -> np.ndarray:
     Raises:
         DataError: A clip has no such field.
     """
-    rows = [{**vars(clip), **clip.extra} for clip in clips]
-    missing = next((row for row in rows if field not in row), None)
+    kinds = kinds_of(np.arange(len(clips)), clips, field, "--balance")
+    weights = np.bincount(kinds)[kinds] ** -0.5
+    return weights / weights.sum()
+
+
+def kinds_of(rows: np.ndarray, clips: Sequence[Clip], field: str, asked: str = "--set kind") -> np.ndarray:
+    """Return the number of the kind of some clips, in the order in which kinds first appear, `(rows,)`.
+
+    Args:
+        rows: Of the clips.
+        clips: Of the whole data set.
+        field: Field of the manifest that tells the kind, such as `base`; empty: each clip is a kind of its own.
+        asked: Flag or setting that names the field, for the error.
+
+    Raises:
+        DataError: A clip has no such field.
+    """
+    if not field:
+        return np.arange(len(rows))
+    fields = [{**vars(clips[i]), **clips[i].extra} for i in rows]
+    missing = next((row for row in fields if field not in row), None)
     if missing is not None:
         known = ", ".join(sorted(missing.keys() - {"extra"}))
-        raise DataError(
-            f"--balance {field}: '{missing['path']}' has no field '{field}' in the manifest, only: {known}."
-        )
-    kinds = [str(row[field]) for row in rows]
-    count = Counter(kinds)
-    weights = np.array([count[kind] ** -0.5 for kind in kinds])
-    return weights / weights.sum()
+        raise DataError(f"{asked} {field}: '{missing['path']}' has no field '{field}' in the manifest, only: {known}.")
+    number: dict[str, int] = {}
+    return np.array([number.setdefault(str(row[field]), len(number)) for row in fields], dtype=np.int64)
 
 
 class EvenDraw:

@@ -142,6 +142,22 @@ class FrameAutoencoder(nn.Module):
                 )
 
 
+class Decoder(nn.Module):
+    """The decoder of an autoencoder as a network of its own, to be trained.
+
+    Args:
+        autoencoder: Its parts are shared.
+    """
+
+    def __init__(self, autoencoder: FrameAutoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents `(n, c, h, w)` as networks see them to pictures `(n, 3, height, width)`; not clamped."""
+        return self.autoencoder.reconstruct(latents / self.autoencoder.scale + self.autoencoder.shift)
+
+
 def check_widths(channels: tuple[int, ...]) -> None:
     """Refuse widths that group norms of 32 groups cannot take.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ from kineograph.errors import WeightsError, unknown
 from kineograph.models.weights import built, load_strictly, read_json, read_safetensors, write_json, write_safetensors
 
 FOLDER = "draft"
-WIDTH, BLOCKS, PROTOTYPES = 1024, 2, 2048
-"""Size of a fresh draft: 9.6 million parameters for 8 latent channels at 16x16."""
+WIDTH, BLOCKS, PROTOTYPES, COMPONENTS = 896, 2, 4096, 512
+"""Size of a fresh draft: 8.9 million values for 3,271 names and 8 latent channels at 16x16."""
 MIDDLE = 0.5
 WAVES = 8
 """Cosines over the clip that tell a moment, from half a period on."""
+LOOKS = 8
+"""Names from which a new look is told, the likeliest ones; emoji come in six."""
+KNOWN = 0.99
+"""From here on a sentence counts as a name."""
 HEIGHT = 3.0
 """Height of these waves: beside hundreds of values of the text, eight of height 1 say little."""
 
@@ -42,8 +47,12 @@ class DraftNetwork(nn.Module):
         frames: Frames of the clips that it was trained on.
         width: Width of the hidden layers.
         blocks: Residual blocks.
-        prototypes: Sentences that it knows.
+        prototypes: Names that it knows.
+        components: Pictures that every frame is a sum of, no more than values of a latent.
     """
+
+    mean: Tensor
+    basis: Tensor
 
     def __init__(
         self,
@@ -53,52 +62,88 @@ class DraftNetwork(nn.Module):
         width: int = WIDTH,
         blocks: int = BLOCKS,
         prototypes: int = PROTOTYPES,
+        components: int = COMPONENTS,
     ) -> None:
         super().__init__()
         self.text_dim, self.latent_shape, self.frames, self.width = text_dim, latent_shape, frames, width
         self.enter = nn.Linear(text_dim, width)
-        self.known = Prototypes(prototypes, text_dim, width)
+        self.differ = nn.Linear(text_dim, width, bias=False)
+        self.known = Prototypes(prototypes, text_dim, components)
+        self.looks = Looks(text_dim, latent_shape[0])
+        self.recall = nn.Sequential(
+            nn.LayerNorm(components, elementwise_affine=False), nn.Linear(components, width, bias=False)
+        )
         self.time = nn.Linear(WAVES, width, bias=False)
         self.blocks = nn.ModuleList([Bilinear(width) for _ in range(blocks)])
         self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, latent_shape[0] * latent_shape[1] * latent_shape[2])
+        self.leave = nn.Linear(width, components)
         nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        self.register_buffer("mean", torch.zeros(math.prod(latent_shape)))
+        self.register_buffer("basis", torch.eye(components, math.prod(latent_shape)))
 
     @property
     def config(self) -> dict[str, Any]:
         """What `load_draft` builds it from."""
         sizes = {"text_dim": self.text_dim, "latent_shape": list(self.latent_shape), "frames": self.frames}
-        return {**sizes, "width": self.width, "blocks": len(self.blocks), "prototypes": len(self.known.keys)}
+        inner = {"width": self.width, "blocks": len(self.blocks), "components": len(self.basis)}
+        return {**sizes, **inner, "prototypes": len(self.known.keys)}
 
-    def forward(self, tokens: Tensor, moments: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        moments: Tensor | None = None,
+        noise: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Return one frame for each prompt.
 
         Args:
-            tokens: `(prompts, tokens, text_dim)`; the first is the sentence embedding.
+            tokens: `(prompts, tokens, text_dim)`; the first is the sentence embedding. A prompt far from all that it
+                knows is taken for the nearest one (`Prototypes.read`).
             moments: Where in the clip, 0 to 1, `(prompts,)`; None: its middle.
             noise: Added to the embedding after it is scaled to unit variance, `(prompts, text_dim)`; in training.
+            hidden: Number of the name that it must do without, `(prompts,)`, -1 for none; in training.
 
         Returns:
             Latents `(prompts, channels, height, width)`.
         """
-        sentence = unit_variance(tokens)
+        sentence = self.known.read(unit_variance(tokens))
         if noise is not None:
             sentence = sentence + noise
         if moments is None:
             moments = sentence.new_full((len(sentence),), MIDDLE)
-        return self.frame(sentence, moments)
+        return self.frame(sentence, moments, hidden)
 
-    def frame(self, sentence: Tensor, moments: Tensor) -> Tensor:
+    def frame(self, sentence: Tensor, moments: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Map sentences of unit variance `(prompts, text_dim)` and moments to latents, as `forward` does."""
-        x = self.enter(sentence) + self.known(sentence) + self.time(HEIGHT * waves(moments))
+        found = self.known(sentence, hidden)
+        x = self.enter(sentence) + self.differ(sentence - found.name) + self.recall(found.code)
+        x = x + self.time(HEIGHT * waves(moments))
         for block in self.blocks:
             x = block(x)
-        return self.leave(self.norm(x)).unflatten(1, self.latent_shape)
+        new = (found.known < KNOWN).nonzero()[:, 0]
+        picture = self.picture(found.code + self.leave(self.norm(x)))
+        return picture.index_add(0, new, self.change(sentence[new], found.rows(new))) if len(new) else picture
+
+    def change(self, sentence: Tensor, found: Found) -> Tensor:
+        """Return how the look that a sentence asks for differs from the mean look of the thing, `(n, c, h, w)`."""
+        share, places = found.share.topk(min(LOOKS, found.share.shape[1]), dim=1)
+        asked, seen = sentence - found.name, self.known.keys[places] - found.name[:, None]
+        pictures = self.picture(self.known.codes[places].flatten(0, 1)).unflatten(0, places.shape)
+        change = self.looks(asked, seen, share, pictures.flatten(3))
+        return (1 - found.known)[:, None, None, None] * change.view(-1, *self.latent_shape)
+
+    def picture(self, code: Tensor) -> Tensor:
+        """Return the latents `(n, channels, height, width)` of the weights `(n, components)` of the components."""
+        return (self.mean + code @ self.basis).unflatten(1, self.latent_shape)
+
+    def code(self, pictures: Tensor) -> Tensor:
+        """Return the weights `(n, components)` that come nearest to latents `(n, channels, height, width)`."""
+        return (pictures.flatten(1) - self.mean) @ self.basis.T
 
     def clip(self, tokens: Tensor, num_frames: int) -> Tensor:
         """Return clips, each around its middle at the trained frame rate; longer ones than trained are slower.
-
-        A prompt far from all prototypes is taken for the nearest one (`Prototypes.read`).
 
         Args:
             tokens: As for `forward`.
@@ -113,65 +158,219 @@ class DraftNetwork(nn.Module):
         return rearrange(rows, "(p f) c h w -> p f c h w", f=num_frames)
 
 
-class Prototypes(nn.Module):
-    """A memory of sentences: the mean of what is remembered of each, by how likely it is the one that was meant.
+@dataclass(frozen=True)
+class Found:
+    """What a memory knows of sentences.
 
-    If what comes in is a prototype blurred by noise of variance 1 / rate, the softmax is the posterior of which one it
-    is. Without it, a prompt that is no caption gets a blend of all captions that are somewhat near.
-    Source: Ramsauer et al. 2021, arXiv:2008.02217 (Hopfield networks with continuous states), as a layer whose stored
-    patterns are learned.
+    Attributes:
+        code: What is remembered, `(batch, width)`: of the name, if it is known, else the mean of the thing's looks.
+        name: Mean name of the thing that each is about, `(batch, text_dim)`.
+        share: How likely each name is of that thing, `(batch, names)`.
+        known: Whether the sentence is a name, from 0 to 1, `(batch,)`.
+    """
+
+    code: Tensor
+    name: Tensor
+    share: Tensor
+    known: Tensor
+
+    def rows(self, chosen: Tensor) -> Found:
+        """Return what is known of some of the sentences."""
+        return Found(self.code[chosen], self.name[chosen], self.share[chosen], self.known[chosen])
+
+
+class Prototypes(nn.Module):
+    """A memory of things by their names, each in the looks that were seen.
+
+    A name that it knows it recalls. Of any other it says which thing it is of, by a softmax in the metric, which is the
+    posterior if names were blurred by noise.
+    Source: Ramsauer et al. 2021, arXiv:2008.02217 (Hopfield networks with continuous states), as a layer with stored
+    patterns. All but the rate stays what the data say: learned codes would drift from the pictures that new looks are
+    told from (0.05 instead of 0.10 of the variance unexplained before the rest of the network).
 
     Args:
-        count: Prototypes.
+        names: Sentences.
         text_dim: Width of a sentence.
         width: Width of what is remembered.
     """
 
-    RATE = 0.5
+    RATE, EXACT = 0.5, 0.5
     FAR = 0.3
     """Mean squared distance of one value, where those of a sentence have variance 1. Measured on the bundled
-    draft: beyond it are 3 of 3,271 training names, none of 104 held-out ones, 28 of thirty paraphrases."""
+    draft: beyond it are none of 3,271 training names, none of 104 held-out ones, 27 of thirty paraphrases."""
+    SAME = 1e-3
+    """Mean squared distance below which a sentence is a name; rounding to bfloat16 moves it by 1e-5."""
     LEAST = -40.0
     """Logarithm of the least likelihood, relative to the best: e^-87 and below are denormal numbers, which are slow."""
 
-    def __init__(self, count: int, text_dim: int, width: int) -> None:
+    keys: Tensor
+    codes: Tensor
+    metric: Tensor
+
+    def __init__(self, names: int, text_dim: int, width: int) -> None:
         super().__init__()
-        self.keys = nn.Parameter(torch.randn(count, text_dim))
-        self.values = nn.Parameter(torch.randn(count, width))
+        self.register_buffer("keys", torch.randn(names, text_dim))
+        self.register_buffer("metric", torch.eye(text_dim))
+        self.register_buffer("codes", torch.randn(names, width))
         self.log_rate = nn.Parameter(torch.tensor(math.log(self.RATE)))
 
-    def forward(self, sentence: Tensor) -> Tensor:
-        """Map sentences (batch, text_dim) to (batch, width); in float32, as hundreds differ by less than one."""
+    def forward(self, sentence: Tensor, hidden: Tensor | None = None) -> Found:
+        """Return what is known of sentences; in float32, as hundreds differ by less than one.
+
+        Args:
+            sentence: `(batch, text_dim)`.
+            hidden: Number of the name that is left out, `(batch,)`; -1: none.
+        """
         with torch.autocast(sentence.device.type, enabled=False):
-            likelihood = self.log_rate.exp() * (sentence @ self.keys.T - self.keys.square().sum(dim=1) / 2)
-            relative = likelihood - likelihood.amax(dim=1, keepdim=True).detach()
-            return torch.softmax(relative.clamp(min=self.LEAST), dim=1) @ self.values
+            left_out = None if hidden is None else torch.arange(len(self.keys), device=hidden.device) == hidden[:, None]
+            share = self.share(sentence, left_out)
+            distance = self.distance(sentence)
+            least, place = (distance if left_out is None else distance.masked_fill(left_out, torch.inf)).min(dim=1)
+            known = torch.exp(-self.EXACT * least * sentence.shape[1] / 2)
+            code = torch.lerp(share @ self.codes, self.codes[place], known[:, None])
+            return Found(code, share @ self.keys, share, known)
+
+    def share(self, sentence: Tensor, left_out: Tensor | None = None) -> Tensor:
+        """Return how likely each name is of the thing that was meant, `(batch, names)`; looks count alike."""
+        stored = self.keys @ self.metric
+        likelihood = self.log_rate.exp() * (sentence @ self.metric @ stored.T - stored.square().sum(dim=1) / 2)
+        if left_out is not None:
+            likelihood = likelihood.masked_fill(left_out, -torch.inf)
+        relative = likelihood - likelihood.amax(dim=1, keepdim=True).detach()
+        return torch.softmax(relative.clamp(min=self.LEAST), dim=1)
 
     def read(self, sentence: Tensor) -> Tensor:
-        """Return sentences `(batch, text_dim)`, those further than `FAR` from every prototype as the nearest of them.
+        """Return sentences `(batch, text_dim)`, those further than `FAR` from every name as the nearest of them.
 
         What is said in other words than any caption is meant as one of them; where the layers behind were never
         trained, they would make a blend of it.
         """
-        distance = torch.cdist(sentence, self.keys).square() / sentence.shape[1]
-        least, place = distance.min(dim=1)
+        least, place = self.distance(sentence).min(dim=1)
         return torch.where((least > self.FAR)[:, None], self.keys[place], sentence)
 
-    def place(self, sentences: Tensor) -> None:
-        """Put the prototypes of a fresh memory on sentences that are far from each other.
+    def number(self, sentence: Tensor) -> Tensor:
+        """Return which name each sentence is, up to rounding to bfloat16, `(batch,)`; -1: none of them."""
+        least, place = self.distance(sentence).min(dim=1)
+        return torch.where(least < self.SAME, place, -1)
 
-        Farthest-first traversal (Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5): each is the one farthest from those
-        before it, so that near-duplicates, such as the tones of one person, come last.
+    def distance(self, sentence: Tensor) -> Tensor:
+        """Return the mean squared distances of sentences `(batch, text_dim)` to the names, `(batch, names)`."""
+        return torch.cdist(sentence, self.keys).square() / sentence.shape[1]
+
+
+class Looks(nn.Module):
+    """Tells a look of a thing that was never seen from those that were.
+
+    Looks differ alike everywhere: where one person is darker, another is. So the change from the mean look is linear in
+    the latents of the seen looks at the same position, by matrices over channels that depend on which look is asked for
+    and which one is seen, each a sum of `RANK` matrices by products of what the two names say. Of a name only the
+    `DIRECTIONS` in which names of looks differ most count, each at unit variance.
+
+    Args:
+        text_dim: Width of a sentence.
+        channels: Of the latents.
+    """
+
+    RANK, HIDDEN = 32, 32
+    DIRECTIONS = 10
+    directions: Tensor
+
+    def __init__(self, text_dim: int, channels: int) -> None:
+        super().__init__()
+        count = min(self.DIRECTIONS, text_dim)
+        self.register_buffer("directions", torch.eye(text_dim, count))
+        self.ask, self.tell = (
+            nn.Sequential(nn.Linear(count, self.HIDDEN), nn.GELU(), nn.Linear(self.HIDDEN, self.RANK)) for _ in range(2)
+        )
+        self.matrices = nn.Parameter(torch.zeros(self.RANK, channels, channels))
+        self.mean_matrices = nn.Parameter(torch.zeros(self.RANK, channels, channels))
+        self.shift = nn.Parameter(torch.zeros(self.RANK, channels))
+
+    def forward(self, asked: Tensor, seen: Tensor, share: Tensor, pictures: Tensor) -> Tensor:
+        """Return the change from the mean look.
 
         Args:
-            sentences: At least as many as prototypes, `(sentences, text_dim)`.
+            asked: How the name differs from the thing's mean name, `(n, text_dim)`.
+            seen: The same of the looks that were seen, `(n, looks, text_dim)`.
+            share: How likely each of these is of the thing, `(n, looks)`.
+            pictures: Their latents, `(n, looks, channels, positions)`.
+
+        Returns:
+            `(n, channels, positions)`.
         """
-        chosen, distance = [0], torch.full((len(sentences),), torch.inf)
-        while len(chosen) < len(self.keys):
-            distance = torch.minimum(distance, (sentences - sentences[chosen[-1]]).square().sum(dim=1))
-            chosen.append(int(distance.argmax()))
-        with torch.no_grad():
-            self.keys.copy_(sentences[chosen])
+        asked, seen = self.ask(asked @ self.directions), self.tell(seen @ self.directions)
+        mean = torch.einsum("nl,nlcp->ncp", share, pictures)
+        matrices = torch.einsum("nr,nlr,nl,rdc->nldc", asked, seen, share, self.matrices)
+        change = torch.einsum("nldc,nlcp->ndp", matrices, pictures - mean[:, None])
+        change = change + torch.einsum("nr,rdc,ncp->ndp", asked, self.mean_matrices, mean)
+        return change + (asked @ self.shift)[:, :, None]
+
+
+def far_apart(sentences: Tensor, count: int) -> list[int]:
+    """Choose sentences that are far from each other: each is the one farthest from those before it.
+
+    Farthest-first traversal (Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5).
+
+    Args:
+        sentences: At least `count`, `(sentences, text_dim)`.
+        count: How many.
+    """
+    chosen, distance = [0], torch.full((len(sentences),), torch.inf)
+    while len(chosen) < count:
+        distance = torch.minimum(distance, (sentences - sentences[chosen[-1]]).square().sum(dim=1))
+        chosen.append(int(distance.argmax()))
+    return chosen
+
+
+RIDGE = 0.1
+"""Share of the mean variance that is added to all directions before the scatter within kinds is inverted."""
+
+
+def within_kinds(sentences: Tensor, kinds: Tensor) -> Tensor:
+    """Return the metric in which sentences of one kind lie close: the inverse root of the scatter within kinds.
+
+    How one thing's tones, say, differ in words is much alike for all things, and tells nothing about which thing it is.
+    Source: Hatch et al. 2006, doi:10.21437/Interspeech.2006-183 (within-class covariance normalisation).
+
+    Args:
+        sentences: `(n, text_dim)`.
+        kinds: Number of each one's kind, `(n,)`.
+
+    Returns:
+        Symmetric `(text_dim, text_dim)`, to multiply sentences with; scaled so that the median distance from a kind's
+        mean to the nearest other one stays. The identity if no kind has two sentences.
+    """
+    mean = means_of(sentences, kinds)
+    values, vectors = scatter_within(sentences, kinds)
+    if len(mean) < 2 or not bool(values.any()):
+        return torch.eye(sentences.shape[1])
+    metric = vectors * (values + RIDGE * values.mean()).rsqrt() @ vectors.T
+    return metric * nearest_other(mean) / nearest_other(mean @ metric)
+
+
+def scatter_within(sentences: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return variances `(text_dim,)`, rising, and directions, as columns, of sentences around the mean of their kind.
+
+    Args:
+        sentences: `(n, text_dim)`.
+        kinds: Number of each one's kind, `(n,)`; kinds of one sentence do not count.
+    """
+    several = (torch.bincount(kinds) > 1)[kinds]
+    inside = (sentences - means_of(sentences, kinds)[kinds])[several]
+    values, vectors = torch.linalg.eigh(inside.T @ inside / max(1, len(inside)))
+    return values.clamp(min=0), vectors
+
+
+def means_of(rows: Tensor, kinds: Tensor) -> Tensor:
+    """Return the mean of the rows `(n, d)` of each kind, `(kinds, d)`."""
+    count = torch.bincount(kinds)
+    return rows.new_zeros(len(count), rows.shape[1]).index_add(0, kinds, rows) / count[:, None].clamp(min=1)
+
+
+def nearest_other(points: Tensor) -> Tensor:
+    """Return the median distance of points `(n, d)` to the nearest other one."""
+    distance = torch.cdist(points, points)
+    return distance.fill_diagonal_(torch.inf).amin(dim=1).median()
 
 
 def unit_variance(tokens: Tensor) -> Tensor:
@@ -222,7 +421,8 @@ def resized(draft: Tensor, height: int, width: int) -> Tensor:
 
 def save_draft(network: DraftNetwork, folder: Path, dtype: torch.dtype) -> None:
     """Write `draft/` into a model folder."""
-    tensors = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
+    tensors = network.state_dict()
+    tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
     write_safetensors(tensors, folder / FOLDER / "model.safetensors", {"format": "pt"})
     write_json(network.config, folder / FOLDER / "config.json")
 
@@ -249,7 +449,7 @@ def _checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     Raises:
         WeightsError: A field is unknown, missing or no positive whole number.
     """
-    names = ("text_dim", "latent_shape", "frames", "width", "blocks", "prototypes")
+    names = ("text_dim", "latent_shape", "frames", "width", "blocks", "prototypes", "components")
     for name in config:
         if name not in names:
             raise unknown(f"field in {file}", name, names, WeightsError)

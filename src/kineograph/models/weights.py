@@ -355,7 +355,7 @@ def built(build: Callable[[], Network], tensors: Mapping[str, Tensor], where: st
         WeightsError: The configuration cannot be of these weights.
     """
     with torch.device("meta"):
-        wanted = sum(parameter.numel() for parameter in build().parameters())
+        wanted = sum(value.numel() for value in build().state_dict().values())
     given = sum(tensor.numel() for tensor in tensors.values())
     if wanted > 2 * given + 10**6:
         raise WeightsError(

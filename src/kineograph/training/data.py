@@ -70,7 +70,7 @@ class DataConfig:
 def encoded(
     autoencoder: FrameAutoencoder, frames: FrameStore, cache: Path | None = None, progress: Progress | None = None
 ) -> LatentStore:
-    """Open (or encode) the latents of a frame store.
+    """Open (or encode) the latents of a frame store; they belong to the encoder, whatever the decoder is.
 
     Raises:
         WeightsError: The autoencoder's weights are not finite.
@@ -82,7 +82,7 @@ def encoded(
     )
     tensors = autoencoder.vae.state_dict()
     check_finite(tensors, "the autoencoder")
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(item for item in tensors.items() if item[0].startswith(("encoder.", "quant_conv."))):
         digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
 
     def encode(pixels: np.ndarray) -> np.ndarray:

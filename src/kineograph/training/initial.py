@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kineograph.errors import InputError
-from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder
+from kineograph.models.autoencoder import Decoder, FrameAutoencoder, load_autoencoder
 from kineograph.models.draft import DraftNetwork
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.sampling.generate import open_model
@@ -27,15 +27,19 @@ def start_from(task: Any, place: Path) -> None:
         WeightsError: The weights do not fit.
     """
     from kineograph.training import checkpoint
-    from kineograph.training.loop import load_weights, trainable
+    from kineograph.training.loop import constants, load_weights, trainable
 
-    where, own = place, trainable(task.network)
+    where, own, fixed = place, trainable(task.network), constants(task.network)
     if checkpoint.checkpoints(place):
         where = checkpoint.latest(place)
         weights = checkpoint.load(where, "ema") or checkpoint.load(where, "weights")
+        stored = checkpoint.load(where, "constants")
     else:
-        weights = _fitting(task.network, own, _weights_of_model(task.network, place))
+        found = _weights_of_model(task.network, place)
+        weights = _fitting(task.network, own, found)
+        stored = {name: found[name] for name in fixed if name in found}
     load_weights(own, weights, str(where))
+    load_weights({name: fixed[name] for name in fixed if name in stored}, stored, str(where))
 
 
 def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
@@ -45,6 +49,8 @@ def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:
         inner = folder / "vae" if (folder / "vae").is_dir() else folder
         return load_autoencoder(inner).state_dict()
     model = open_model(folder)
+    if isinstance(network, Decoder) and isinstance(model, LatentVideoModel):
+        return {f"autoencoder.{name}": value for name, value in model.autoencoder.state_dict().items()}
     if not isinstance(network, DraftNetwork):
         return model.network.state_dict()
     draft = model.draft if isinstance(model, LatentVideoModel) else None

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kineograph.errors import DataError, InputError, KineographError
+from kineograph.errors import DataError, InputError, KineographError, WeightsError
 from kineograph.training import checkpoint
 from kineograph.training.batches import Share, prefetch, share
 from kineograph.training.config import SANITY_RATIO, SANITY_STEPS, TrainConfig, learning_rate_at
@@ -66,6 +66,12 @@ class RunResult:
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that want gradients, by name."""
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+def constants(network: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that are stored with the weights, by name: what the data say and no step changes."""
+    known = dict(network.named_parameters())
+    return {name: value for name, value in network.state_dict().items() if name not in known}
 
 
 def precision(wish: str) -> str:
@@ -255,6 +261,8 @@ class Trainer:
             tensors = {"weights": dict(self.parameters), "optimizer": checkpoint.optimizer_tensors(self.optimizer)}
             if self.ema is not None:
                 tensors["ema"] = self.ema.shadow
+            if own := constants(self.task.network):
+                tensors["constants"] = own
             state = {"samples_seen": self.samples_seen, "task": self.task.name, "config": self.config.to_dict()}
             checkpoint.save(self.run_dir, self.step, tensors, state, self.config.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
@@ -307,6 +315,8 @@ class Trainer:
         if state["task"] != self.task.name:
             raise InputError(f"'{path}' is a checkpoint of '{state['task']}', not of '{self.task.name}'.")
         load_weights(self.parameters, checkpoint.load(path, "weights"), str(path))
+        if stored := checkpoint.load(path, "constants"):
+            load_weights(constants(self.task.network), stored, str(path))
         checkpoint.load_optimizer(self.optimizer, checkpoint.load(path, "optimizer"))
         if self.ema is not None:
             self.ema.load(checkpoint.load(path, "ema"))
@@ -330,7 +340,7 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def load_weights(parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor], where: str) -> None:
+def load_weights(parameters: Mapping[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
     """Copy saved weights into parameters of the same names.
 
     Raises:
@@ -342,6 +352,11 @@ def load_weights(parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]
     check_finite(tensors, where)
     with torch.no_grad():
         for name, parameter in parameters.items():
+            if parameter.shape != tensors[name].shape:
+                given, wanted = tuple(tensors[name].shape), tuple(parameter.shape)
+                raise WeightsError(
+                    f"'{name}' in '{where}' has shape {given}; the network to be trained wants {wanted}."
+                )
             parameter.copy_(tensors[name])
 
 

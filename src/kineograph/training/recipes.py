@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import build_autoencoder, load_autoencoder
 from kineograph.models.devices import on_cpu
-from kineograph.models.draft import BLOCKS, PROTOTYPES, WIDTH, DraftNetwork
+from kineograph.models.draft import BLOCKS, COMPONENTS, PROTOTYPES, WIDTH, DraftNetwork
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
@@ -23,15 +26,17 @@ from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask
 from kineograph.training.captions import CaptionTokens
 from kineograph.training.data import DataConfig, Progress, encoded
+from kineograph.training.decoder import PERCEPTUAL_WEIGHT, DecoderTask
 from kineograph.training.diffusion import DiffusionTask
-from kineograph.training.draft import DraftTask
+from kineograph.training.draft import CONTRAST, DraftTask
 
 if TYPE_CHECKING:
     from kineograph.systems.card import System
     from kineograph.training.image_to_video import ImageToVideoTask
 
-IMAGE_STAGES = ("autoencoder", "latent-image", "draft")
+IMAGE_STAGES = ("autoencoder", "latent-image", "draft", "decoder")
 NUM_FRAMES = 16
+DRAFT_SIZES = ("frames", "width", "blocks", "prototypes", "components")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +76,15 @@ class DraftConfig:
     blocks: int = BLOCKS
     """Residual blocks."""
     prototypes: int = PROTOTYPES
-    """Sentences that it knows; no more than training clips."""
-    blur: float = 0.5
+    """Names that it knows; no more than training clips."""
+    components: int = COMPONENTS
+    """Pictures that its frames are sums of; no more than values of a latent."""
+    blur: float = 0.0
     """Largest deviation of the noise on the sentence embedding."""
+    kind: str = ""
+    """Field of the manifest that is the same for clips of one thing in several looks, such as `base` of the emoji."""
+    contrast: float = CONTRAST
+    """Weight of the squared error towards another look of the same thing, beside 1 for all directions."""
     until: float = 0.4
     """Share of the process's time down to which it takes the steps."""
 
@@ -83,15 +94,38 @@ class DraftConfig:
         Raises:
             InputError: Names the value and what is allowed.
         """
-        whole = (self.frames, self.width, self.blocks, self.prototypes)
+        whole = [getattr(self, name) for name in DRAFT_SIZES]
         if not all(isinstance(size, int) and size > 0 for size in whole):
-            raise InputError(
-                f"--set frames, width, blocks and prototypes of a draft must be whole numbers above 0, not {whole}."
-            )
-        if not isinstance(self.blur, int | float) or not 0 <= self.blur < float("inf"):
-            raise InputError(f"--set blur of a draft must be a number from 0 up, not {self.blur!r}.")
+            raise InputError(f"--set {', '.join(DRAFT_SIZES)} of a draft must be whole numbers above 0, not {whole}.")
+        for name in ("blur", "contrast"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise InputError(f"--set {name} of a draft must be a number from 0 up, not {value!r}.")
         if not isinstance(self.until, int | float) or not 0 <= self.until <= 1:
             raise InputError(f"--set until of a draft must be a share of time, from 0 to 1, not {self.until!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """What a model's decoder is trained on."""
+
+    perceptual: float = PERCEPTUAL_WEIGHT
+    """Weight of the perceptual distance beside the error of pixels; 0 leaves it out."""
+    drafts: float = 0.0
+    """Share of the samples that are the model's drafts of a frame instead of its latents."""
+    kind: str = ""
+    """Field of the manifest that is the same for clips of one thing in several looks, such as `base` of the emoji."""
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            InputError: Names the value and what is allowed.
+        """
+        if not isinstance(self.perceptual, int | float) or not 0 <= self.perceptual < float("inf"):
+            raise InputError(f"--set perceptual of a decoder must be a number from 0 up, not {self.perceptual!r}.")
+        if not isinstance(self.drafts, int | float) or not 0 <= self.drafts <= 1:
+            raise InputError(f"--set drafts of a decoder must be a share of the samples, 0 to 1, not {self.drafts!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,19 +222,62 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress)
     model.settings = replace(model.settings, draft_until=config.until)
-    options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance, "blur": config.blur}
+    options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance}
+    options |= {name: getattr(config, name) for name in ("blur", "kind", "contrast")}
     if model.draft is not None:
-        kept = {name: model.draft.config[name] for name in ("frames", "width", "blocks", "prototypes")}
+        kept = {name: model.draft.config[name] for name in DRAFT_SIZES}
         wanted = {name: getattr(config, name) for name in kept}
         if wanted not in (kept, {name: getattr(DraftConfig(), name) for name in kept}):
             raise InputError(f"'{base}' has a draft, which keeps its size: leave {', '.join(kept)} out of --set.")
         return DraftTask(model, store, captions, **options)
-    prototypes = min(config.prototypes, len(store.frames.clips_of("train")))
-    sizes = config.frames, config.width, config.blocks, prototypes
-    model.draft = DraftNetwork(model.text.dim, store.shape, *sizes).to(model.device)
+    model.draft = DraftNetwork(
+        model.text.dim,
+        store.shape,
+        config.frames,
+        width=config.width,
+        blocks=config.blocks,
+        prototypes=min(config.prototypes, len(store.frames.clips_of("train"))),
+        components=min(config.components, math.prod(store.shape)),
+    ).to(model.device)
     task = DraftTask(model, store, captions, **options)
     task.start_from_data()
     return task
+
+
+def decoder_task(
+    data: DataConfig,
+    config: DecoderConfig,
+    base: Path,
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None,
+    progress: Progress | None = None,
+) -> DecoderTask:
+    """Build the stage that trains the decoder of a text-to-image or text-to-video model further.
+
+    Args:
+        data: The data.
+        config: What it is trained on.
+        base: The model: `RUN/model`, a folder or a bundled name.
+        distance: Perceptual distance (see `DecoderTask`); None: none, whatever its weight.
+        progress: Called while caches are made.
+
+    Raises:
+        InputError: The base does not make pictures from prompts, or a setting is out of range.
+    """
+    config.check()
+    data.refuse_balance("decoder")
+    model = image_or_video(base)
+    store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
+    captions = data.captions(model.text, store.frames, progress) if config.drafts else None
+    return DecoderTask(
+        model,
+        store,
+        captions,
+        held_out=data.held_out,
+        distance=distance,
+        perceptual=config.perceptual,
+        drafts=config.drafts,
+        kind=config.kind,
+    )
 
 
 def latent_video_task(
