@@ -26,7 +26,7 @@ from kineograph.models.weights import built, load_strictly, read_json, read_safe
 
 FOLDER = "draft"
 WIDTH, BLOCKS, PROTOTYPES, COMPONENTS = 896, 2, 4096, 512
-"""Size of a fresh draft: 8.9 million values for 3,271 names and 8 latent channels at 16x16."""
+"""Size of a fresh draft: 9.0 million values for 3,271 names and 8 latent channels at 16x16."""
 MIDDLE = 0.5
 WAVES = 8
 """Cosines over the clip that tell a moment, from half a period on."""

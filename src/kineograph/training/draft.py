@@ -4,8 +4,8 @@ A sample is one caption and one frame; a clip's frames are those around its midd
 whose minimum is the conditional mean: the best denoiser at infinite noise. The sentence embedding can be blurred with
 noise of random strength, so that the network is smooth where no caption lies (Bishop 1995,
 doi:10.1162/neco.1995.7.1.108: training with noise is Tikhonov regularisation).
-Where things come in several looks (`kind`), the looks of one differ by less than the error of most drafts: the skin
-tones of a person by 0.3 % of the pictures' variance. So the error's part in the direction of another look weighs more.
+Where things come in several looks (`kind`), those of one may differ by less than the error of a draft: the skin tones
+of a hand by 0.2 to 4 % of the pictures' variance. So the error's part in the direction of another look weighs more.
 And mostly such a thing's own name is hidden from the draft's memory, so that it learns what it will be asked: to tell
 a look that it has not seen from those that it has.
 """
