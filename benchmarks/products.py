@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kineograph.cli._timing import ratio, take_turns
-from kineograph.models.devices import has_bf16
+from kineograph.devices import has_bf16
 from kineograph.models.products import InFloat32
 
 Case = tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]

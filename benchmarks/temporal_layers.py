@@ -18,7 +18,7 @@ from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from einops import rearrange
 
-from kineograph.models.devices import has_bf16
+from kineograph.devices import has_bf16
 from kineograph.systems.keys import CONVOLUTION_KEYS, TRANSFORMER_KEYS, KeyMap
 from kineograph.temporal.attend import attend
 from kineograph.temporal.attention import TemporalTransformer

@@ -32,7 +32,7 @@ from diffusers.utils import logging
 
 from kineograph.cli._timing import floating_point_operations, matmul_ceiling, ratio, take_turns
 from kineograph.cli.bench import OURS, THEIRS, Size, _call_theirs, _inflated, _reference
-from kineograph.models.devices import has_bf16
+from kineograph.devices import has_bf16
 from kineograph.models.weights import write_json, write_text
 
 DTYPES = ("float32", "bfloat16")

@@ -17,16 +17,17 @@ FILES = sorted(SRC.rglob("*.py"))
 
 BASE = {"video", "errors"}
 ABOVE_SYSTEMS = {"sampling", "training", "editing", "metrics"}
-CHAIN = ["diffusion", "temporal", "models", "systems"]
+CHAIN = ["devices", "diffusion", "temporal", "models", "systems"]
 # Each part and the parts it may import, besides itself and BASE. Checkpoints turns files of every layout into networks
 # and back, so it uses models and the systems' key maps; sampling uses it to load what the user names.
 ALLOWED: dict[str, set[str]] = {
     "video": {"errors"},
     "errors": set(),
+    "devices": set(),
     "diffusion": set(),
-    "temporal": {"diffusion"},
-    "models": {"diffusion", "temporal"},
-    "systems": set(CHAIN[:3]),
+    "temporal": {"devices", "diffusion"},
+    "models": {"devices", "diffusion", "temporal"},
+    "systems": set(CHAIN[:4]),
     "checkpoints": set(CHAIN),
     "sampling": {*CHAIN, "checkpoints", "bundled"},
     "training": {*CHAIN, "checkpoints", "sampling", "data"},

@@ -192,7 +192,7 @@ def table_picture(names, clips):
 
 def autocast(device, precision):
     """Return the context in which the network computes in bfloat16, where that is wanted and there."""
-    from kineograph.models.devices import has_bf16
+    from kineograph.devices import has_bf16
 
     wanted = precision == "bf16" or (precision == "auto" and has_bf16())
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)

@@ -70,8 +70,8 @@ def test_guidance_acts_within_its_interval_and_costs_nothing_outside(model, monk
 
 
 def test_draft_takes_the_noisiest_steps(monkeypatch):
-    told, times = {"seed": 3, "num_inference_steps": 4, "sampler": "ddim", "guidance_scale": 1.0}, []
-    model = Model(tiny_model())
+    told = {"seed": 3, "num_inference_steps": 4, "sampler": "ddim", "guidance_scale": 1.0, "precision": "fp32"}
+    times, model = [], Model(tiny_model())
     plain = model.generate("a dog", **told).frames
     torch.manual_seed(0)
     model.parts.draft = DraftNetwork(32, (4, 4, 4), 4, width=16, prototypes=8, components=64).eval()

@@ -28,6 +28,15 @@ def test_pieces(shape, pieces):
     assert whole.tokens == [x[..., 0].numel()]
 
 
+@pytest.mark.parametrize(("hardware", "pieces"), [("0", [ROWS, 176]), ("1", [1200])])
+def test_products_of_bfloat16_hardware_are_whole(hardware, pieces, monkeypatch):
+    monkeypatch.setenv("KINEOGRAPH_BF16", hardware)
+    x, same = torch.randn(2, 600, 8).bfloat16(), Counting(lambda piece: piece)
+    with torch.no_grad():
+        by_rows(same, x)
+    assert same.tokens == pieces
+
+
 def test_our_network_gives_the_same_with_and_without_gradients():
     network, x = FeedForward(16), torch.randn(3, 700, 16)
     with torch.inference_mode():

@@ -126,7 +126,7 @@ def measure(size: Size, parts: tuple[Part, ...], rounds: int) -> dict[str, Any]:
     import torch
     from diffusers.utils import logging
 
-    from kineograph.models.devices import best_device, has_bf16
+    from kineograph.devices import best_device, has_bf16
 
     logging.set_verbosity_error()  # it warns at every cast to bfloat16, of no modules at all
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kineograph.cli._output import emit, table
+from kineograph.errors import InputError
 
 GIB = 2**30
 SMALL_MEMORY_GIB = 4.0  # the bundled model, torch and a clip fit into this
@@ -206,7 +207,7 @@ def _torch_devices() -> dict[str, Any]:
     try:
         import torch
     except Exception:
-        return {"threads": None, "accelerators": []}
+        return {"threads": None, "accelerators": [], "bf16": None}
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if accelerator is not None else 0
     names = [_accelerator(accelerator, index) for index in range(count)]
@@ -214,7 +215,19 @@ def _torch_devices() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "accelerators": names,
+        "bf16": _bf16(),
     }
+
+
+def _bf16() -> dict[str, Any]:
+    """Say whether networks compute in bfloat16 when nothing else is asked for, and who says so."""
+    from kineograph.devices import BF16_SWITCH, has_bf16
+
+    said = os.environ.get(BF16_SWITCH, "")
+    try:
+        return {"default": has_bf16(), "switch": BF16_SWITCH, "said": said, "wrong": ""}
+    except InputError as error:
+        return {"default": None, "switch": BF16_SWITCH, "said": said, "wrong": str(error)}
 
 
 def _accelerator(device: Any, index: int) -> dict[str, Any]:
@@ -355,6 +368,8 @@ def _extra_problems(found: Examination) -> Iterator[Problem]:
 
 
 def _machine_problems(found: Examination) -> Iterator[Problem]:
+    if (bf16 := found.devices["bf16"]) and bf16["wrong"]:
+        yield Problem(what=bf16["wrong"], tip=f"unset {bf16['switch']}, or set it to 1 or 0", core=True)
     available, free = found.memory["available_gib"], found.disk["free_gib"]
     if available is not None and available < SMALL_MEMORY_GIB:
         yield Problem(
@@ -393,12 +408,21 @@ def _machine_lines(found: Examination) -> Iterator[str]:
     features = [name for name in ("avx2", "avx512", "bf16", "amx") if cpu[name]]
     yield f"processor    {cpu['name']}, {cpu['usable_cores']} cores, {found.devices['threads']} threads in torch"
     yield f"features     {', '.join(features) or 'none listed'}"
+    if found.devices["bf16"]:
+        yield f"arithmetic   {_arithmetic(found.devices['bf16'])}"
     shown = [f"{a['device']} {a['name']}" for a in found.devices["accelerators"]]
     yield f"accelerators {', '.join(shown) or 'none'}"
     yield f"memory       {memory['available_gib']} GiB free of {memory['total_gib']} GiB"
     yield f"disk         {found.disk['free_gib']} GiB free in {found.disk['path']}"
     yield f"npm          {found.programs['npm'] or 'missing'}"
     yield f"model        {_model_line(model)}"
+
+
+def _arithmetic(bf16: Mapping[str, Any]) -> str:
+    """Say what networks compute in, and how to change it."""
+    asked = f"as {bf16['switch']}={bf16['said']} says" if bf16["said"] else "as the hardware is"
+    default = "bfloat16" if bf16["default"] else "float32"
+    return f"{default}, {asked} ({bf16['switch']}=1 or 0 to take bfloat16 or float32, --precision for one command)"
 
 
 def _model_line(model: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from kineograph.models.devices import has_bf16
+from kineograph.devices import has_bf16
 
 PIECE = 2**22
 """Numbers of an operand that are cast at a time, 16 MiB in float32."""

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import kineograph
 from kineograph.checkpoints.load import Loaded, load_checkpoint
+from kineograph.devices import best_device
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.denoiser import Denoiser
 from kineograph.diffusion.guidance import Scale, classifier_free, interval_scale
 from kineograph.errors import InputError, WeightsError, nearest, unknown
-from kineograph.models.devices import best_device
 from kineograph.models.latent_video import Condition, LatentVideoModel, Settings, draw_noise, step_noise
 from kineograph.models.picture import PictureVideoModel
 from kineograph.sampling.options import Progress, autocast, check_finite, check_seed, filled, versions

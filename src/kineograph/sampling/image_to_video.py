@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kineograph.devices import best_device
 from kineograph.diffusion.guidance import classifier_free, linear_frame_scale
 from kineograph.diffusion.noise import iid
 from kineograph.errors import InputError
-from kineograph.models.devices import best_device
 from kineograph.models.image_to_video import ImageCondition, ImageToVideoModel, augmentation_noise, interpolate
 from kineograph.sampling.options import Limits, Progress, autocast, check_finite, check_limits, filled, versions
 from kineograph.video import Video

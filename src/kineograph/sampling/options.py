@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import kineograph
+from kineograph.devices import has_bf16
 from kineograph.diffusion import samplers
 from kineograph.errors import InputError, KineographError, unknown
-from kineograph.models.devices import has_bf16
 
 MAX_SEED = 2**63 - 1
 Progress = Callable[[samplers.Step], None]

@@ -12,9 +12,9 @@ import torch
 
 from kineograph.data.frames import FrameSpec, FrameStore, default_cache, frame_store
 from kineograph.data.latents import LatentStore, latent_store
+from kineograph.devices import best_device, has_bf16
 from kineograph.errors import InputError
 from kineograph.models.autoencoder import FrameAutoencoder
-from kineograph.models.devices import best_device, has_bf16
 from kineograph.models.text import TextEncoder
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.weights import check_finite

@@ -78,7 +78,7 @@ def precision(wish: str) -> str:
     """Turn `"auto"` into bf16 where the hardware computes in it, else into full precision."""
     if wish != "auto":
         return wish
-    from kineograph.models.devices import has_bf16
+    from kineograph.devices import has_bf16
 
     return "bf16" if has_bf16() else "no"
 
@@ -98,7 +98,7 @@ class Trainer:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        from kineograph.models.devices import on_cpu
+        from kineograph.devices import on_cpu
 
         torch.set_flush_denormal(True)  # vanishing gradients of fresh networks are several times slower without
         self.task, self.config, self.run_dir = task, config, Path(config.output_dir)

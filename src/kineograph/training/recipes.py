@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from kineograph.devices import on_cpu
 from kineograph.errors import InputError, unknown
 from kineograph.models.autoencoder import build_autoencoder, load_autoencoder
-from kineograph.models.devices import on_cpu
 from kineograph.models.draft import BLOCKS, COMPONENTS, PROTOTYPES, WIDTH, DraftNetwork
 from kineograph.models.image_unet import build_image_unet, prefer_matmul_attention
 from kineograph.models.latent_video import LatentVideoModel, Settings
