@@ -1,8 +1,11 @@
 """The manifest: round trip, and errors that name file and line."""
 
+import os
+from dataclasses import replace
+
 import pytest
 
-from kineograph.data.manifest import Clip, iterate_manifest, read_manifest, write_manifest
+from kineograph.data.manifest import Clip, content_key, iterate_manifest, read_manifest, write_manifest
 from kineograph.errors import DataError
 
 CLIP = Clip(path="a.mp4", caption="a dog", fps=8.0, frames=16, width=64, height=48, extra={"motion": 1.5})
@@ -39,3 +42,37 @@ def test_missing_manifest_and_split_are_explained(tmp_path):
     write_manifest(tmp_path, [CLIP])
     with pytest.raises(DataError, match="its splits: \\['train'\\]"):
         read_manifest(tmp_path, split="test")
+
+
+def test_the_content_key_follows_rows_and_files(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"one")
+    file = write_manifest(tmp_path, [CLIP])
+    keys = [content_key(tmp_path)]
+    file.write_bytes(b"\r\n" + file.read_bytes().replace(b": ", b":  ").replace(b"\n", b"\r\n"))
+    assert content_key(file) == keys[0]
+
+    def changed() -> bool:
+        keys.append(content_key(tmp_path))
+        return len(set(keys)) == len(keys)
+
+    (tmp_path / "a.mp4").write_bytes(b"longer")
+    assert changed()
+    os.utime(tmp_path / "a.mp4", ns=(1, 1_000_000_001))
+    assert changed()
+    os.utime(tmp_path / "a.mp4", ns=(1, 1_000_000_002))
+    assert changed()
+    write_manifest(tmp_path, [replace(CLIP, caption="a cat")])
+    assert changed()
+    (tmp_path / "a.mp4").unlink()
+    assert changed()
+    (tmp_path / "a.mp4").mkdir()
+    (tmp_path / "a.mp4" / "0.png").write_bytes(b"picture")
+    assert changed()
+    (tmp_path / "a.mp4" / "0.png").write_bytes(b"other picture")
+    assert changed()
+
+
+def test_two_data_sets_have_two_content_keys(tmp_path):
+    for name in ("one", "two"):
+        write_manifest(tmp_path / name, [CLIP])
+    assert content_key(tmp_path / "one") != content_key(tmp_path / "two")

@@ -6,6 +6,7 @@ A data set is a folder with a `manifest.jsonl`. Paths in it are relative to that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -154,3 +155,39 @@ def write_manifest(place: str | Path, clips: Iterable[Clip]) -> Path:
         os.fsync(out.fileno())
     part.replace(file)
     return file
+
+
+def content_key(place: str | Path) -> str:
+    """Return a key that changes whenever a data set does: for caches of anything that is made from its files.
+
+    The key covers every manifest row (all its fields, in order) and, of every file that a row names, the path, size and
+    modification time in nanoseconds; of a folder of pictures, those of each picture. Files are looked at, not read, so
+    that many clips cost little. Line ends, spaces and the order of keys in the manifest do not matter. A file that is
+    missing counts as such: the key changes when it comes.
+
+    Args:
+        place: The data set's folder, or the manifest file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        DataError: There is no manifest, or a line of it is bad.
+    """
+    root = manifest_path(place).parent.resolve()
+    digest = hashlib.sha256(os.fsencode(root))
+    for _, clip in iterate_manifest(place):
+        row = json.dumps(clip_to_dict(clip), sort_keys=True)
+        digest.update(f"{row}\n{_stamp(root / clip.path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _stamp(file: Path) -> str:
+    """Give size and modification time of a file, or of everything in a folder."""
+    try:
+        facts = file.stat()
+        if not file.is_dir():
+            return f"{facts.st_size} {facts.st_mtime_ns}"
+        return " ".join(f"{entry.name!r} {_stamp(entry)}" for entry in sorted(file.iterdir()))
+    except OSError as error:
+        return type(error).__name__
