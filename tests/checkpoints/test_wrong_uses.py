@@ -178,6 +178,18 @@ def test_folder_without_an_index(refused, tmp_path):
     assert "but unet" in said
 
 
+def test_one_part_of_a_pipeline(refused, pipelines, tmp_path):
+    folder = pipelines("modelscope")[0]
+    said = refused("--model", folder / "unet")
+    assert "holds one part of a model (UNet3DConditionModel)" in said
+    assert f"Give the folder that it lies in: {folder}" in said
+    assert "(CLIPTextModel)" in refused("--model", folder / "text_encoder")
+    shutil.copytree(pipelines("image_pipeline")[0] / "unet", tmp_path / "alone" / "unet")
+    said = refused("--model", tmp_path / "alone" / "unet")
+    assert "(UNet2DConditionModel)" in said
+    assert "the whole model's folder, with model_index.json" in said
+
+
 def test_weights_that_are_not_numbers(refused, base, module, tmp_path):
     tensors = load_file(module)
     name = sorted(tensors)[0]

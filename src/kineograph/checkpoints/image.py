@@ -74,12 +74,31 @@ def read_index(folder: Path) -> dict[str, Any]:
         WeightsError: There is none; the message says what the folder seems to be instead.
     """
     if not (folder / INDEX).is_file():
+        _refuse_part(folder)
         inside = sorted(path.name for path in folder.iterdir())[:6]
         raise WeightsError(
             f"'{folder}' is no model folder: it holds neither {INDEX} (a pipeline) nor temporal.json (motion modules) "
             f"nor a config.json of a MotionAdapter, but {', '.join(inside) or 'nothing'}."
         )
     return read_json(folder / INDEX)
+
+
+def _refuse_part(folder: Path) -> None:
+    """Refuse the folder of one part of a pipeline, such as `unet/`, and say which folder is wanted.
+
+    Raises:
+        WeightsError: It is one.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    config = read_json(folder / "config.json")
+    kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), config.get("model_type"))
+    if kind is None:
+        return
+    parent = folder.resolve().parent
+    whole = f"the whole model's folder, with {INDEX} and such parts as unet/, vae/ and text_encoder/ in it"
+    given = f"the folder that it lies in: {parent}" if (parent / INDEX).is_file() else whole
+    raise WeightsError(f"'{folder}' holds one part of a model ({kind}), not the parts beside it. Give {given}.")
 
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)

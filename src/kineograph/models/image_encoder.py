@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kineograph.errors import WeightsError
-from kineograph.models.weights import built, load_strictly, read_json, read_safetensors, write_safetensors
+from kineograph.models.weights import built, load_strictly, read_folder, read_json, write_safetensors
 
 # Radford et al. 2021, released code (`clip/clip.py`, `_transform`), for pictures in [0, 1]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -106,7 +106,7 @@ def load_image_encoder(encoder: str | Path, processor: str | Path | None = None)
     """Load an image encoder from transformers folders.
 
     Args:
-        encoder: Folder with `config.json` and `model.safetensors`.
+        encoder: Folder with `config.json` and weights, as `find_files` finds them.
         processor: Folder with `preprocessor_config.json`, for the colours; None takes CLIP's.
 
     Raises:
@@ -117,10 +117,7 @@ def load_image_encoder(encoder: str | Path, processor: str | Path | None = None)
     folder = Path(encoder)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"'{folder}' holds no image encoder: there is no config.json.")
-    config, tensors = (
-        CLIPVisionConfig.from_dict(read_json(folder / "config.json")),
-        read_safetensors(folder / "model.safetensors"),
-    )
+    config, tensors = CLIPVisionConfig.from_dict(read_json(folder / "config.json")), read_folder(folder, "model")
     model = built(lambda: CLIPVisionModelWithProjection(config), tensors, str(folder))
     load_strictly(model, {k: t for k, t in tensors.items() if not k.endswith("position_ids")}, str(folder))
     colours = _colours(Path(processor) / "preprocessor_config.json") if processor else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kineograph.errors import KineographError, WeightsError
+from kineograph.models.weight_files import find_files
 from kineograph.temporal.finite import not_finite
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -154,51 +156,14 @@ def _refusal(path: Path, error: Exception) -> str:
     return f"'{path}' is not a readable PyTorch file: {reason}. A truncated download is the usual cause."
 
 
-def find_weights(folder: str | Path, stem: str = WEIGHTS) -> list[Path]:
-    """Return the files that together hold a network's weights in a diffusers or transformers folder.
-
-    Full precision is preferred to `fp16`, safetensors to PyTorch files, one file to several.
-
-    Raises:
-        WeightsError: There is none.
-    """
-    root, other = Path(folder), "pytorch_model" if stem == "model" else stem
-    for variant in ("", ".fp16"):
-        for name, ending in ((stem, "safetensors"), (other, "bin")):
-            if (whole := root / f"{name}{variant}.{ending}").is_file():
-                return [whole]
-            for index in (f"{name}.{ending}.index{variant}.json", f"{name}{variant}.{ending}.index.json"):
-                if (root / index).is_file():
-                    return _shards(root / index)
-    raise WeightsError(f"'{root}' holds no weights: there is no {stem}.safetensors and no {other}.bin.")
-
-
-def _shards(index: Path) -> list[Path]:
-    """Return the files that an index names, all in its own folder.
-
-    Raises:
-        WeightsError: It names none, or one elsewhere.
-    """
-    parts = _read_object(index).get("weight_map")
-    if not isinstance(parts, dict) or not parts:
-        raise WeightsError(f"'{index}' names no files of weights.")
-    for part in parts.values():
-        if not isinstance(part, str) or Path(part).name != part or part in ("", ".", ".."):
-            raise WeightsError(
-                f"'{index}' names a file of weights '{part}' outside its own folder, which is not read. It must be the "
-                "name of a file beside it."
-            )
-    return [index.parent / part for part in sorted(set(parts.values()))]
-
-
 def read_folder(folder: str | Path, stem: str = WEIGHTS) -> dict[str, Tensor]:
-    """Read a network's weights from its folder.
+    """Read a network's weights from its folder, in whatever files `find_files` finds them.
 
     Raises:
         WeightsError: None is there, or a file cannot be read, or a value is not finite.
     """
     tensors: dict[str, Tensor] = {}
-    for file in find_weights(folder, stem):
+    for file in find_files(folder, stem):
         tensors |= read_weights(file)
     check_finite(tensors, str(folder))
     return tensors
@@ -325,7 +290,7 @@ def load_diffusers(cls: type[Network], directory: str | Path) -> Network:
 
     Args:
         cls: The diffusers model class.
-        directory: Folder with `config.json` and weights, as `find_weights` finds them.
+        directory: Folder with `config.json` and weights, as `find_files` finds them.
 
     Returns:
         The model in float32.
@@ -336,11 +301,21 @@ def load_diffusers(cls: type[Network], directory: str | Path) -> Network:
     folder = Path(directory)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"'{folder}' is no diffusers model folder: there is no config.json.")
-    config, tensors = read_json(folder / "config.json"), read_folder(folder)
+    config, tensors = read_json(folder / "config.json"), current_names(read_folder(folder))
     build: Callable[[], Network] = lambda: cls.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
     model = built(build, tensors, str(folder))
     load_strictly(model, tensors, str(folder))
     return model
+
+
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What attention in autoencoders was called before diffusers 0.15 (`_convert_deprecated_attention_blocks`)."""
+
+
+def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under today's names; the first files of Stable Diffusion's autoencoder have others."""
+    old = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)\.(?=weight|bias)")
+    return {old.sub(lambda m: f"{m[1]}{OLD_ATTENTION[m[2]]}.", key): value for key, value in tensors.items()}
 
 
 def built(build: Callable[[], Network], tensors: Mapping[str, Tensor], where: str) -> Network:

@@ -123,7 +123,7 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     Raises:
         WeightsError: A file is missing or damaged, or the configuration or a key does not fit.
     """
-    from kineograph.models.weights import load_strictly, read_safetensors
+    from kineograph.models.weights import load_strictly, read_folder
 
     folder = Path(directory)
     try:
@@ -134,7 +134,7 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
         raise WeightsError(f"'{folder}' holds a {config.get('_class_name')}, not a SparseControlNetModel.")
     control = build(_config_of(config, motion_norm)).eval()
     keys = diffusers_keys(control.control.config, config["motion_max_seq_length"])
-    tensors = read_safetensors(folder / "diffusion_pytorch_model.safetensors")
+    tensors = read_folder(folder)
     load_strictly(control.control, keys.to_ours(tensors), str(folder))
     return control
 
