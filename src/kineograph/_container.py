@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kineograph._kinds import HEAD_BYTES, is_picture, unreadable
 from kineograph.errors import InputError, MediaError
 
 STILLS_FPS = 8.0
@@ -29,10 +30,8 @@ STILLS_FPS = 8.0
 FOLDER_RECORD = "video.json"
 RECORD_KEY = "kineograph"
 
-_PILLOW_MAGIC = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
 # FFmpeg SWS_BICUBIC | FULL_CHR_H_INT | FULL_CHR_H_INP | ACCURATE_RND: chroma at full resolution, exact rounding.
 SWSCALE_FLAGS = 4 | 8192 | 16384 | 262144
-_FIRST_WORDS = 40
 
 
 @dataclass(frozen=True)
@@ -173,13 +172,15 @@ def open_source(path: str | Path) -> Source:
         return open_folder(path)
     try:
         with path.open("rb") as file:
-            head = file.read(_FIRST_WORDS)
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise MediaError(f"'{path}' cannot be opened: {error.strerror}.") from error
     if not head:
         raise MediaError(f"'{path}' is empty (0 bytes), so it holds no video.")
-    if head.startswith(_PILLOW_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    if is_picture(head):
         return open_picture(path)
+    if words := unreadable(head):
+        raise MediaError(f"'{path}' is not a video or picture that can be read: it is {words}.")
     return open_av(path, head)
 
 

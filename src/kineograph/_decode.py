@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from kineograph._container import (
     reason_of,
     snap,
 )
+from kineograph._orientation import Transform
 from kineograph.errors import MediaError
 
 # Demuxers that read the given file and nothing else. A playlist (concat, hls) named .mp4 would open other local files.
@@ -99,7 +100,7 @@ def _broken() -> tuple[type[Exception], ...]:
 
 
 def _looks_like(head: bytes) -> str:
-    text = head.decode("utf-8", errors="replace").replace("\ufffd", "\0").splitlines()[:1]
+    text = head[:40].decode("utf-8", errors="replace").replace("\ufffd", "\0").splitlines()[:1]
     if text and text[0].isprintable() and text[0].strip():
         return f" (it is text that begins '{text[0]}')"
     return ""
@@ -151,8 +152,7 @@ def _first_frame(container: Any, stream: Any, decode: Callable, path: Path) -> A
 
 def _av_info(path: Path, container: Any, stream: Any, frame: Any, record: Record | None) -> MediaInfo:
     transform = _display_transform(frame, path)
-    height, width = (frame.width, frame.height) if transform.transpose else (frame.height, frame.width)
-    height, width = _cropped(height, width, record)
+    height, width = _cropped(*transform.size(frame.height, frame.width), record)
     frames, duration = _length(path, container, stream)
     fps = record.fps if record else float(stream.average_rate or stream.guessed_rate or 0) or None
     if duration is None and fps and frames:
@@ -202,39 +202,17 @@ def _has_alpha(frame: Any) -> bool:
     return any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8"
 
 
-class _Transform(NamedTuple):
-    """A display matrix of right angles: transpose first, then flip columns, then rows."""
-
-    transpose: bool
-    flip_columns: bool
-    flip_rows: bool
-
-    @property
-    def rotation(self) -> int:
-        """Clockwise degrees; a mirrored picture reports the rotation that remains without the mirror."""
-        if self.transpose:
-            return 90 if self.flip_columns else 270
-        return 180 if self.flip_rows else 0
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        if self.transpose:
-            pixels = pixels.swapaxes(0, 1)
-        if self.flip_columns:
-            pixels = pixels[:, ::-1]
-        return pixels[::-1] if self.flip_rows else pixels
-
-
-def _display_transform(frame: Any, path: Path) -> _Transform:
+def _display_transform(frame: Any, path: Path) -> Transform:
     """Read the display matrix: (x, y) of the coded picture goes to (a x + c y, b x + d y) on screen."""
     matrix = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
-        return _Transform(False, False, False)
+        return Transform()
     a, b, _, c, d = (entry / 65536 for entry in np.frombuffer(matrix, np.int32)[:5].tolist())
     straight, turned = max(abs(b), abs(c)) < 1e-2, max(abs(a), abs(d)) < 1e-2
     if straight == turned:
         angle = math.degrees(math.atan2(b, a))
         raise MediaError(f"'{path}' asks to be shown turned by {angle:.1f} degrees; only right angles are supported.")
-    return _Transform(False, a < 0, d < 0) if straight else _Transform(True, c < 0, b < 0)
+    return Transform(False, a < 0, d < 0) if straight else Transform(True, c < 0, b < 0)
 
 
 def _cropped(height: int, width: int, record: Record | None) -> tuple[int, int]:

@@ -24,9 +24,12 @@ from kineograph._container import (
     reason_of,
     snap,
 )
+from kineograph._stills import may_show_through, pixels_of, shown_size, shows_through, stated_rotation
 from kineograph.errors import MediaError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".pgm", ".ppm", ".tga",
+)  # fmt: skip
 
 
 def open_picture(path: Path) -> Source:
@@ -38,9 +41,9 @@ def open_picture(path: Path) -> Source:
         container = (image.format or "").lower()
         record = parse_record(_picture_comment(image))
         alpha = _picture_alpha(image, path, record)
-        width, height = image.size
-        mode = image.mode
-    tick = {"gif": 0.01, "webp": 0.001}.get(container, 1e-4)
+        height, width = shown_size(image)
+        mode, rotation = image.mode, stated_rotation(image)
+    tick = {"gif": 0.01, "webp": 0.001, "avif": 0.001}.get(container, 1e-4)
     still_fps = record.fps if record else (STILLS_FPS if frames == 1 else None)
     durations = [1000 / still_fps] if still_fps and frames == 1 else timing or _pillow_durations(path)
     seconds = sum(durations) / 1000
@@ -54,6 +57,7 @@ def open_picture(path: Path) -> Source:
         fps=still_fps or frames / seconds,
         frames=frames,
         duration=seconds,
+        rotation=rotation,
         alpha=alpha,
         metadata=record.metadata if record else {},
     )
@@ -103,14 +107,8 @@ def _picture_alpha(image: Any, path: Path, record: Record | None) -> bool:
     if record is not None:
         return record.channels == 4
     if image.format != "GIF":
-        return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    return any(_shows_through(frame) for frame in _pillow_frames(path))
-
-
-def _shows_through(frame: Any) -> bool:
-    if frame.mode not in ("RGBA", "LA", "PA") and "transparency" not in frame.info:
-        return False
-    return frame.convert("RGBA").getchannel("A").getextrema()[0] < 255
+        return may_show_through(image)
+    return any(shows_through(frame) for frame in _pillow_frames(path))
 
 
 def _pillow_frames(path: Path) -> Iterator[Any]:
@@ -129,8 +127,12 @@ def _pillow_frames(path: Path) -> Iterator[Any]:
 
 
 def _shown(image: Any) -> range:
-    """Indices of the frames that are shown: an animated PNG may begin with a picture for other programs only."""
-    total = getattr(image, "n_frames", 1)
+    """Indices of the frames that are shown.
+
+    An animated PNG may begin with a picture for other programs only. What follows the first picture of a JPEG that
+    holds several (MPO, as phones write) is its preview, its depth or its other eye, and no next frame.
+    """
+    total = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     return range(1 if image.info.get("default_image") and total > 1 else 0, total)
 
 
@@ -180,7 +182,7 @@ def _pillow_pictures(
 ) -> Iterator[Picture]:
     elapsed = 0.0
     for frame, milliseconds in zip(_pillow_frames(path), durations, strict=True):
-        pixels = np.array(frame.convert("RGBA" if info.alpha else "RGB"))
+        pixels = pixels_of(frame, info.alpha, path)
         yield Picture(snap(elapsed / 1000, record, tick), milliseconds / 1000, partial(_same, pixels))
         elapsed += milliseconds
 
@@ -194,8 +196,8 @@ def open_folder(folder: Path) -> Source:
             f"added or lost. Delete {FOLDER_RECORD} to read the folder as plain pictures."
         )
     with _pillow(files[0]) as image:
-        (width, height), mode = image.size, image.mode
-        alpha = record.channels == 4 if record else (mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
+        (height, width), mode = shown_size(image), image.mode
+    alpha = record.channels == 4 if record else any(_may_show_through(file) for file in files)
     fps = record.fps if record else STILLS_FPS
     times = record.times if record and record.times else tuple(index / fps for index in range(len(files)))
     info = MediaInfo(
@@ -212,6 +214,11 @@ def open_folder(folder: Path) -> Source:
         metadata=record.metadata if record else {},
     )
     return Source(info, 1e-9, (fps,), record, lambda start: _folder_frames(files, times, info))
+
+
+def _may_show_through(file: Path) -> bool:
+    with _pillow(file) as image:
+        return may_show_through(image)
 
 
 def _folder_record(folder: Path) -> Record | None:
@@ -247,7 +254,7 @@ def _folder_frames(files: list[Path], times: tuple[float, ...], info: MediaInfo)
 
 
 def _folder_frame(file: Path, info: MediaInfo) -> np.ndarray:
-    pixels = np.array(next(_pillow_frames(file)).convert("RGBA" if info.alpha else "RGB"))
+    pixels = pixels_of(next(_pillow_frames(file)), info.alpha, file)
     if pixels.shape[:2] != (info.height, info.width):
         raise MediaError(
             f"'{file}' is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the folder's first picture is "

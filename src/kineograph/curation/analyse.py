@@ -346,13 +346,14 @@ class Pass:
 
 def turn(frame: Any) -> Any:
     """Return the display transform of a frame; one that is no right angle counts as none."""
-    from kineograph._decode import _display_transform, _Transform
+    from kineograph._decode import _display_transform
+    from kineograph._orientation import Transform
     from kineograph.errors import MediaError
 
     try:
         return _display_transform(frame, Path("film"))
     except MediaError:
-        return _Transform(False, False, False)
+        return Transform()
 
 
 def displayed(frame: Any, aspect: float, turned: Any) -> tuple[int, int]:

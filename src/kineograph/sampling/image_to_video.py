@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kineograph._stills import may_show_through, pixels_of
 from kineograph.devices import best_device
 from kineograph.diffusion.guidance import classifier_free, linear_frame_scale
 from kineograph.diffusion.noise import iid
@@ -255,10 +256,12 @@ def _as_pil(image: Picture) -> Any:
         image = fromarray(image.to_uint8()[0])
     if not isinstance(image, Image):
         raise InputError(f"A picture is a path, a PIL image, a Video or a tensor, not a {type(image).__name__}.")
-    if image.mode in ("RGB", "L"):
-        return image.convert("RGB")
+    alpha = may_show_through(image)
+    image = fromarray(pixels_of(image, alpha, getattr(image, "filename", None) or "the picture"))
+    if not alpha:
+        return image
     backdrop = new("RGBA", image.size, "white")  # transparent pictures stand before white, as `Video.over` does
-    return alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
+    return alpha_composite(backdrop, image).convert("RGB")
 
 
 def _as_tensor(picture: Any) -> Tensor:
