@@ -32,7 +32,7 @@ ASKED := $(VENV)/bf16-asked.txt
 .PHONY: help demo test test-bf16 test-slow test-net lint format types bench figures readme flags constraints hooks install install-test install-dev clean
 
 help: ## Show this list.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: $(CORE) ## Install what a user needs and make a clip with the bundled model.
 	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --preview demo.png --seed 1
