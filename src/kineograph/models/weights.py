@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kineograph._text import read_json as read_any_json
 from kineograph.errors import KineographError, WeightsError
 from kineograph.models.weight_files import find_files
 from kineograph.temporal.finite import not_finite
@@ -208,10 +209,7 @@ def _check_sane(name: str, value: Any, file: str | Path) -> None:
 
 def _read_object(file: str | Path) -> dict[str, Any]:
     path = Path(file)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"'{path}' cannot be read as JSON: {error}.") from error
+    content = read_any_json(path, WeightsError)
     if not isinstance(content, dict):
         raise WeightsError(f"'{path}' does not hold a JSON object.")
     return content

@@ -10,7 +10,6 @@ code, unless `motion_norm="clip"`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,13 +122,10 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     Raises:
         WeightsError: A file is missing or damaged, or the configuration or a key does not fit.
     """
-    from kineograph.models.weights import load_strictly, read_folder
+    from kineograph.models.weights import load_strictly, read_folder, read_json
 
     folder = Path(directory)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"'{folder}' holds no control network: {error}.") from error
+    config = read_json(folder / "config.json")
     if config.get("_class_name") != "SparseControlNetModel":
         raise WeightsError(f"'{folder}' holds a {config.get('_class_name')}, not a SparseControlNetModel.")
     control = build(_config_of(config, motion_norm)).eval()
