@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
@@ -12,6 +13,7 @@ from temporal_layouts import linear_unet, system_network
 
 from kineograph.checkpoints.motion import check_shape, file_modules
 from kineograph.checkpoints.networks import key_map
+from kineograph.checkpoints.single_files import read_single
 from kineograph.cli import main
 from kineograph.errors import WeightsError
 from kineograph.systems import systems
@@ -149,9 +151,9 @@ def test_bookkeeping_of_training_scripts_is_harmless(refused, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"<!DOCTYPE html><html>404 not found", "a text file that begins with '<!DOCTYPE html>"),
+        (b"<!DOCTYPE html><html>404 not found", "an HTML page that begins with '<!DOCTYPE html>"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
-        (b"PK\x03\x04" + bytes(300), "it is a PyTorch file, rename it to .ckpt"),
+        (b"PK\x03\x04" + bytes(300), "a zip archive that is cut or damaged (304 bytes are there)"),
         (b"", "it is empty"),
         (b"\xff" * 300, "not a readable safetensors file"),
     ],
@@ -159,6 +161,21 @@ def test_bookkeeping_of_training_scripts_is_harmless(refused, tmp_path, monkeypa
 def test_files_that_are_no_safetensors(refused, tmp_path, content, words):
     (tmp_path / "model.safetensors").write_bytes(content)
     assert words in refused("--model", tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mm.ckpt", "mm.pt", "mm.bin", "mm", "mm.safetensors"])
+def test_the_ending_of_a_name_says_nothing(base, module, tmp_path, name):
+    """Weights in either layout load under any name."""
+    tensors = load_file(module)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "old").mkdir()
+    shutil.copy(module, tmp_path / "new" / name)
+    torch.save({"global_step": np.int64(5), "state_dict": tensors}, tmp_path / "old" / name)
+    for given in (tmp_path / "new" / name, tmp_path / "old" / name):
+        file = read_single(given)
+        assert file.kind.name == "motion_module"
+        assert all(torch.equal(file.tensors[key], value) for key, value in tensors.items())
+    assert file.step == 5
 
 
 def test_truncated_and_empty_pytorch_files(refused, tmp_path):

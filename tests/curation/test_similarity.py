@@ -128,7 +128,7 @@ def test_other_weights_are_refused(folder, tmp_path):
     with pytest.raises(WeightsError, match="cannot be read as weights"):
         load_head(tmp_path / "broken.pth", 768)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(WeightsError, match="no dictionary of tensors"):
+    with pytest.raises(WeightsError, match="holds one list, not weights by name"):
         load_head(tmp_path / "list.pth", 768)
     with pytest.raises(WeightsError, match=r"no config\.json"):
         ClipSimilarity(tmp_path)

@@ -108,8 +108,7 @@ def read_single(path: Path) -> SingleFile:
     if kind is None:
         known = ", ".join(kind.title for kind in KINDS[:-2])
         raise WeightsError(f"'{path}' holds weights such as {_examples(tensors)}, which are none of: {known}.")
-    if path.suffix != ".safetensors":  # these were checked when they were read
-        check_finite(tensors, str(path))
+    check_finite(tensors, str(path))
     return SingleFile(path, kind, tensors, step if isinstance(step, int) else None)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kineograph._read_weights import read_weight_file
 from kineograph.curation.colours import brightness_word, colour_shares, colourfulness
 from kineograph.curation.duplicates import grey
 from kineograph.curation.export import caption_of
@@ -191,15 +192,10 @@ def _read_state(file: Path) -> dict[str, Any]:
     import torch
 
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"'{file}' cannot be read as weights: {type(error).__name__}: {error}") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        state = read_weight_file(file)
+    except WeightsError as error:
+        raise WeightsError(f"'{file}' cannot be read as weights: {error}") from error
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsError(f"'{file}' holds no dictionary of tensors.")
     return state
 

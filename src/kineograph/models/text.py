@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kineograph._weight_kinds import what_it_is
 from kineograph.errors import MissingExtraError, WeightsError
 from kineograph.models.weights import built, load_strictly, read_folder, read_json, write_safetensors
 
@@ -171,11 +172,28 @@ def load_tokenizer(directory: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    refuse_pointers(Path(directory))
     try:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the reader of tokenizer.json raises plain exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"'{directory}' holds no tokenizer (vocab.json and merges.txt): {reason}") from error
+
+
+WORD_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
+"""Files that tokenizers of transformers are read from."""
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Refuse a folder with files in whose place a pointer of Git LFS or a page lies, which some readers take for words.
+
+    Raises:
+        WeightsError: Names the first.
+    """
+    for file in filter(Path.is_file, (folder / name for name in WORD_FILES)):
+        kind = what_it_is(file)
+        if any(word in kind for word in ("pointer", "HTML", "XML", "is empty")):
+            raise WeightsError(f"'{file}' is no file of a tokenizer: {kind}.")
 
 
 def minilm_folder() -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineograph._notices import notice
+from kineograph._weight_kinds import why_no_json
 from kineograph.errors import WeightsError
 
 PRECISIONS = ("", "fp32", "fp16", "bf16")
@@ -135,9 +136,9 @@ def shards_of(index: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> list[str]:
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = json.loads(index.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"'{index}' cannot be read as JSON: {error}.") from error
+        raise WeightsError(f"'{index}' cannot be read as JSON: {why_no_json(index, error)}.") from error
     parts = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not parts:
         raise WeightsError(f"'{index}' names no files of weights.")

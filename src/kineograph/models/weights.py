@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kineograph._text import read_json as read_any_json
+from kineograph._read_weights import read_safetensors_file, read_weight_file
+from kineograph._weight_kinds import layout_of, why_no_json
 from kineograph.errors import KineographError, WeightsError
 from kineograph.models.weight_files import find_files
 from kineograph.temporal.finite import not_finite
@@ -29,8 +29,6 @@ Network = TypeVar("Network", bound=nn.Module)
 
 WEIGHTS = "diffusion_pytorch_model"
 """Stem of diffusers' weight files."""
-_STAND_INS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
-"""Classes that harmless training checkpoints name as keys of their bookkeeping; an empty class takes their place."""
 
 
 def read_safetensors(file: str | Path) -> dict[str, Tensor]:
@@ -39,122 +37,27 @@ def read_safetensors(file: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: It is missing, no safetensors file, or holds values that are not finite.
     """
-    from safetensors.torch import load_file
-
     path = Path(file)
-    if not path.is_file():
-        raise WeightsError(f"There is no weights file '{path}'.")
-    try:
-        tensors = load_file(str(path))
-    except Exception as error:  # safetensors raises exception types of its Rust side
-        raise WeightsError(f"'{path}' is not a readable safetensors file: {_why(path) or error}.") from error
+    tensors = read_safetensors_file(path)
     check_finite(tensors, str(path))
     return tensors
 
 
-def _why(path: Path) -> str:
-    """Say what a file that is no weights file is instead, where that shows in its first bytes."""
-    with path.open("rb") as stream:
-        start = stream.read(256)
-    if not start:
-        return "it is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, fetch the file itself with `git lfs pull`"
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        return "it is a PyTorch file, rename it to .ckpt"
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
-        return f"it is a text file that begins with '{start[:40].decode().splitlines()[0]}', perhaps a failed download"
-    return ""
-
-
 def read_weights(file: str | Path) -> dict[str, Any]:
-    """Read a file of weights: safetensors, or a PyTorch file (.ckpt, .pt, .pth, .bin), whose code is never run.
+    """Read a file of weights, safetensors or of PyTorch, told from its content; code in it is never run.
 
     Returns:
         What the file holds: tensors by name, for PyTorch files perhaps nested and beside other data.
 
     Raises:
-        WeightsError: It is missing or unreadable, it holds Python objects, which could run code, or it would take more
-            memory than it is long.
+        WeightsError: It is missing or unreadable, it holds Python objects, which could run code, it would take more
+            memory than it is long, or it is safetensors with values that are not finite.
     """
     path = Path(file)
-    if path.suffix == ".safetensors" or not path.is_file():
-        return dict(read_safetensors(path))
-    _check_archive(path)
-    try:
-        with torch.serialization.safe_globals([(_StandIn, name) for name in _STAND_INS]):
-            content = torch.load(str(path), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(_refusal(path, error)) from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"'{path}' holds one {type(content).__name__}, not weights by name.")
-    _check_stored(content, path)
+    content = read_weight_file(path)
+    if layout_of(path) == "safetensors":
+        check_finite(content, str(path))
     return content
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse a PyTorch file that unpacks to more than it is long: PyTorch stores its parts as they are.
-
-    Raises:
-        WeightsError: It is compressed, or its parts overlap.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # torch says what is wrong with it
-    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-    if packed or sum(part.file_size for part in parts) > path.stat().st_size:
-        raise WeightsError(
-            f"'{path}' is an archive that unpacks to more than it is long, as no file that PyTorch wrote does. It is "
-            "not read; ask for the safetensors version."
-        )
-
-
-def _check_stored(content: Any, path: Path, depth: int = 0) -> None:
-    """Refuse tensors that claim more values than the file holds, which would be made when they are first used.
-
-    Raises:
-        WeightsError: Names the first.
-    """
-    for name, value in content.items():
-        if isinstance(value, Mapping) and depth < MAX_DEPTH:
-            _check_stored(value, path, depth + 1)
-        elif isinstance(value, Tensor) and not _is_stored(value):
-            raise WeightsError(
-                f"'{path}' holds a tensor '{name}' that is not stored whole (shape {tuple(value.shape)}), as no "
-                "checkpoint does. It is not read; ask for the safetensors version."
-            )
-
-
-MAX_DEPTH = 8
-"""How deep weights may lie in the data that training scripts store them with."""
-
-
-def _is_stored(value: Tensor) -> bool:
-    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-
-
-class _StandIn:
-    """Takes the place of a class that is named in a file and not wanted."""
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    """Say why a PyTorch file was not read."""
-    text = str(error)
-    if "weights_only" in text or "Unsupported" in text:
-        found = text.partition("GLOBAL ")[2].split(" ")[0].strip("`") or "Python objects"
-        return (
-            f"'{path}' holds Python code beside its weights ({found}), and loading it would run that code, which this "
-            "library never does. Ask for the safetensors version, or save its tensors alone on a machine that you can "
-            "afford to lose."
-        )
-    reason = _why(path) or (text.splitlines() or [type(error).__name__])[0].rstrip(".")
-    return f"'{path}' is not a readable PyTorch file: {reason}. A truncated download is the usual cause."
 
 
 def read_folder(folder: str | Path, stem: str = WEIGHTS) -> dict[str, Tensor]:
@@ -209,7 +112,10 @@ def _check_sane(name: str, value: Any, file: str | Path) -> None:
 
 def _read_object(file: str | Path) -> dict[str, Any]:
     path = Path(file)
-    content = read_any_json(path, WeightsError)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"'{path}' cannot be read as JSON: {why_no_json(path, error)}.") from error
     if not isinstance(content, dict):
         raise WeightsError(f"'{path}' does not hold a JSON object.")
     return content

@@ -125,6 +125,8 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     from kineograph.models.weights import load_strictly, read_folder, read_json
 
     folder = Path(directory)
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"'{folder}' holds no control network: there is no config.json.")
     config = read_json(folder / "config.json")
     if config.get("_class_name") != "SparseControlNetModel":
         raise WeightsError(f"'{folder}' holds a {config.get('_class_name')}, not a SparseControlNetModel.")

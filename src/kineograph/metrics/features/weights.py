@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kineograph._weight_kinds import is_npz
 from kineograph.errors import WeightsError
-from kineograph.models.weights import load_strictly, read_safetensors
+from kineograph.models.weights import load_strictly, read_weights
 
 HUB = "hub:"
 
@@ -101,11 +102,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: Unreadable, or not a state dict.
     """
-    try:
-        state = _read(path)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} cannot be read ({reason}). A truncated download is the usual cause.") from error
+    state: dict[str, Any] = dict(_arrays(path)) if is_npz(path) else read_weights(path)
     for name in ("state_dict", "model", "module"):
         if isinstance(state.get(name), dict):
             state = state[name]
@@ -115,15 +112,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return dict(read_safetensors(path))
-    if path.suffix == ".npz":
-        import numpy as np
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """Read an archive of NumPy arrays; ones of Python objects are refused."""
+    import numpy as np
 
+    try:
         with np.load(path) as archive:
             return {key: torch.from_numpy(archive[key]) for key in archive.files}
-    return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} cannot be read as NumPy arrays: {error}.") from error
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], origin: Path) -> nn.Module:
