@@ -27,18 +27,26 @@ WARM := import accelerate, av, einops, peft, rich.progress, safetensors.torch, t
 # Tests run one linear-algebra thread per worker: $(JOBS) workers with a pool each would fight for the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 OFFLINE := HF_HUB_OFFLINE=1
+ASKED := $(VENV)/bf16-asked.txt
 
-.PHONY: help demo test test-slow test-net lint format types bench figures readme flags constraints hooks install install-test install-dev clean
+.PHONY: help demo test test-bf16 test-slow test-net lint format types bench figures readme flags constraints hooks install install-test install-dev clean
 
 help: ## Show this list.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: $(CORE) ## Install what a user needs and make a clip with the bundled model.
 	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --preview demo.png --seed 1
 	@echo "The clip: $(CURDIR)/demo.mp4   its frames side by side: $(CURDIR)/demo.png"
 
 test: $(TEST) ## Install what the tests need and run them (ARGS="-k name" narrows).
-	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@rm -f $(ASKED)
+	$(ONE_THREAD) $(OFFLINE) KINEOGRAPH_BF16_ASKED=$(ASKED) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-bf16: $(TEST) ## Run what asked for bfloat16 in `make test` again, with the other answer.
+	@test -s $(ASKED) || { echo "error: $(ASKED) lists nothing. make test writes it; run that first" >&2; exit 2; }
+	@sort -u $(ASKED) -o $(ASKED)
+	other=$$($(BIN)/python -c "from kineograph.devices import has_bf16; print(int(not has_bf16()))"); \
+	$(ONE_THREAD) $(OFFLINE) KINEOGRAPH_BF16=$$other $(BIN)/python -m pytest -n $(JOBS) @$(ASKED) $(ARGS)
 
 test-slow: $(TEST) ## Run the tests that take minutes.
 	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest -n $(JOBS) -m "slow and not gpu and not net" --timeout 3600 $(ARGS)

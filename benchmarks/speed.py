@@ -1,6 +1,7 @@
 """Measure this machine with `kineograph bench` and keep the record: `benchmarks/speed.json` and a table in `speed.md`.
 
-Run it on a quiet machine: python benchmarks/speed.py [--quick]
+Run it on a quiet machine: python benchmarks/speed.py [--quick]. A machine with bfloat16 in hardware has a record of its
+own, `speed_bfloat16.json` and `.md`.
 """
 
 import json
@@ -22,8 +23,9 @@ def main() -> None:
     document = json.loads(done.stdout)
     cpu = examine().devices["cpu"]
     document["machine"] |= {"cpu": cpu["name"], "cores": cpu["usable_cores"], "system": platform.platform()}
-    write(HERE / "speed.json", json.dumps(document, indent=2) + "\n")
-    write(HERE / "speed.md", page(document, sys.argv[1:]))
+    name = "speed_bfloat16" if "bfloat16" in document["ceiling_flops"] else "speed"
+    write(HERE / f"{name}.json", json.dumps(document, indent=2) + "\n")
+    write(HERE / f"{name}.md", page(document, sys.argv[1:], f"{name}.json"))
 
 
 def write(path: Path, text: str) -> None:
@@ -33,8 +35,8 @@ def write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def page(document: dict, words: list[str]) -> str:
-    """Return the Markdown record of one measurement."""
+def page(document: dict, words: list[str], times: str) -> str:
+    """Return the Markdown record of one measurement, whose times stand in another file."""
     machine, versions = document["machine"], document["versions"]
     ceilings = [f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in document["ceiling_flops"].items()]
     size = document["size"]
@@ -44,7 +46,7 @@ def page(document: dict, words: list[str]) -> str:
             "",
             f"Written by `python benchmarks/speed.py {' '.join(words)}`".rstrip(" `")
             + "`; do not edit. Every time is in",
-            "`speed.json`. Both sides hold the same weights and take turns in one process; the table gives medians of",
+            f"`{times}`. Both sides hold the same weights and take turns in one process; the table gives medians of",
             f"{document['rounds']} rounds (whole samples and start-up: half as many); *ratio* is the median",
             "over the rounds of diffusers' time over ours, so above 1 means that kineograph is faster.",
             "",

@@ -12,7 +12,7 @@ in the type in which a side multiplies: where both sides are near it, no other o
 faster.
 Writes `whole_network_TYPE.json` and a table in `whole_network_TYPE.md`, in which the rows of earlier calls stay; with
 --small, of a network of 64 and 128 channels, which shows over many frames that time per frame stays the same,
-`whole_network_small_TYPE.json` and `.md`.
+`whole_network_small_TYPE.json` and `.md`. Bfloat16 in hardware has records of its own (`..._bfloat16_hardware`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
         print(peak_memory(size, options.alone, options.frames[0], options.dtype))
         return
     print(described(options), flush=True)
-    file = options.output / f"whole_network{'_small' if options.small else ''}_{options.dtype}.json"
+    file = options.output / f"{name_of(options)}.json"
     record = {"threads": options.threads, "dtype": options.dtype, "in hardware": in_hardware(options.dtype)}
     kept = rows_of(file, record)
     if options.memory and (missing := set(options.frames) - set(kept)):
@@ -69,6 +69,12 @@ def main() -> None:
     rows = dict(sorted({**kept, **rows}.items()))
     write_json({**record, "rows": {str(frames): row for frames, row in rows.items()}}, file)
     write_text(page(rows, options), file.with_suffix(".md"))
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Return the record's name: bfloat16 in hardware and emulated are two records."""
+    in_silicon = "_hardware" if options.dtype == "bfloat16" and has_bf16() else ""
+    return f"whole_network{'_small' if options.small else ''}_{options.dtype}{in_silicon}"
 
 
 def rows_of(file: Path, record: dict[str, object]) -> dict[int, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Shared fixtures: fixed seeds, one thread for linear algebra, no network."""
+"""Shared fixtures: fixed seeds, one thread for linear algebra, no network; which tests ask for bfloat16."""
 
 import os
 import sys
@@ -14,7 +14,22 @@ sys.path.insert(0, str(Path(__file__).parent))  # `tiny_models` serves several f
 
 from tiny_models import tiny_model
 
+from kineograph import devices
+
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """Write down which tests ask for bfloat16; `make test-bf16` gives them the other answer."""
+    if record := os.environ.get("KINEOGRAPH_BF16_ASKED"):
+        answer = devices._bf16_switch
+        devices._bf16_switch = lambda: _noted(Path(record)) or answer()
+
+
+def _noted(record: Path) -> None:
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    with record.open("a", encoding="utf-8") as file:  # one short write: workers append side by side
+        file.write(f"{test}\n" if test else "")
 
 
 @pytest.fixture(autouse=True)

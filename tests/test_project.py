@@ -90,7 +90,7 @@ def test_the_changelog_has_its_headings_in_order():
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    return set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize(
@@ -99,18 +99,18 @@ def targets() -> set[str]:
 def test_documents_name_make_targets_that_exist(document):
     text = (ROOT / document).read_text()
     named = (
-        set(re.findall(r"^make (?:--[a-z-]+ )*([a-z]+(?:-[a-z]+)*)", text, flags=re.MULTILINE))
+        set(re.findall(r"^make (?:--[a-z-]+ )*([a-z]+(?:-[a-z0-9]+)*)", text, flags=re.MULTILINE))
         if document == ".ci/run"
         else set()
     )
-    named |= set(re.findall(r"(?:`|^ +)make ([a-z]+(?:-[a-z]+)*)", text, flags=re.MULTILINE))
+    named |= set(re.findall(r"(?:`|^ +)make ([a-z]+(?:-[a-z0-9]+)*)", text, flags=re.MULTILINE))
     assert named, document
     assert named <= targets()
 
 
 def test_every_target_has_a_line_of_help():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    listed = set(re.findall(r"^ *make ([a-z-]+)", done.stdout, flags=re.MULTILINE))
+    listed = set(re.findall(r"^ *make ([a-z0-9-]+)", done.stdout, flags=re.MULTILINE))
     assert listed == targets()
 
 

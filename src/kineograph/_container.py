@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kineograph._kinds import HEAD_BYTES, is_picture, unreadable
+from kineograph._rates import Timing, ntsc
 from kineograph.errors import InputError, MediaError
 
 STILLS_FPS = 8.0
@@ -81,6 +82,7 @@ class Record:
         times: Exact presentation times in seconds, for a variable frame rate.
         metadata: The user's metadata.
         version: The version of this package that wrote the file.
+        last: Seconds that the last frame is held; None for `1 / fps`.
     """
 
     frames: int
@@ -90,6 +92,12 @@ class Record:
     times: tuple[float, ...] | None
     metadata: dict[str, Any]
     version: str = ""
+    last: float | None = None
+
+    @property
+    def timing(self) -> Timing:
+        """When the frames are shown."""
+        return Timing(self.fps, self.times, self.last)
 
     def to_json(self) -> str:
         """Write the record as one line of ASCII JSON."""
@@ -97,6 +105,8 @@ class Record:
         content |= {"size": list(self.size), "channels": self.channels, "metadata": self.metadata}
         if self.times is not None:
             content["times"] = list(self.times)
+        if self.last is not None:
+            content["last"] = self.last
         return json.dumps(content, allow_nan=False)
 
 
@@ -116,6 +126,7 @@ def parse_record(text: str | bytes | None) -> Record | None:
             times=None if times is None else tuple(float(time) for time in times),
             metadata=dict(content["metadata"]),
             version=str(content[RECORD_KEY]),
+            last=None if content.get("last") is None else float(content["last"]),
         )
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         return None
@@ -147,6 +158,7 @@ class Source:
         record: What `Video.save` embedded, or None.
         pictures: Function from a start time in seconds to an iterator over the frames. The iterator begins at the
             latest frame that is displayed at or before the start, or earlier.
+        held: Whether the container states how long each picture is held, see `timing`.
     """
 
     info: MediaInfo
@@ -154,6 +166,7 @@ class Source:
     rates: tuple[float, ...]
     record: Record | None
     pictures: Callable[[float], Iterator[Picture]]
+    held: bool = False
 
 
 def open_source(path: str | Path) -> Source:
@@ -202,7 +215,8 @@ def snap(time: float, record: Record | None, tick: float) -> float:
     if record is None:
         return time
     if record.times is None:
-        exact = round(time * record.fps) / record.fps
+        rate = float(ntsc(record.fps) or record.fps)
+        exact = round(time * rate) / rate
     else:
         index = bisect_left(record.times, time)
         exact = min(record.times[max(index - 1, 0) : index + 1], key=lambda known: abs(known - time), default=time)

@@ -30,6 +30,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from kineograph._container import FOLDER_RECORD, SWSCALE_FLAGS, Record
+from kineograph._rates import exact_rate
 from kineograph.errors import InputError, KineographError, MediaError, ResourceError
 
 _BT709, _LIMITED_RANGE = 1, 1
@@ -215,7 +216,7 @@ def _even(pixels: np.ndarray) -> np.ndarray:
 
 def _stamps(clip: Clip) -> tuple[Fraction, Fraction, list[int]]:
     """Give the frame rate, the clock's unit, and the frames' stamps with the end of the last one appended."""
-    rate = Fraction(clip.record.fps).limit_denominator(1001 if clip.record.fps >= 1 else 100_000)
+    rate = exact_rate(clip.record.fps)
     if clip.record.times is None:
         return rate, 1 / rate, list(range(len(clip.times) + 1))
     ends = [*clip.times, clip.times[-1] + 1 / clip.record.fps]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kineograph._text import read_json
 from kineograph._torch_files import read_torch_file
 from kineograph._weight_kinds import cut_safetensors, head, layout_of, what_it_is
 from kineograph.errors import WeightsError
@@ -58,6 +59,21 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     with safe_open(str(path), "pt") as file:
         return file.metadata() or {}
+
+
+def read_configuration(path: Path) -> Any:
+    """Read a JSON file beside weights.
+
+    Raises:
+        WeightsError: It cannot be read, is no JSON, or something else lies in its place.
+    """
+    try:
+        return read_json(path, WeightsError)
+    except WeightsError as error:
+        kind = what_it_is(path) if path.is_file() else ""
+        if not kind or kind.startswith("it is a JSON"):
+            raise
+        raise WeightsError(f"'{path}' cannot be read as JSON: {kind}.") from error
 
 
 def _check_there(path: Path) -> None:

@@ -115,12 +115,6 @@ def what_it_is(path: Path) -> str:
     return "" if text is None else _text_kind(path, start, text)
 
 
-def why_no_json(path: Path, error: Exception) -> str:
-    """Say why a configuration could not be read: what lies in its place, or what the reader of JSON says."""
-    kind = what_it_is(path) if path.is_file() else ""
-    return kind if kind and not kind.startswith("it is a JSON") else str(error)
-
-
 PICKLE = (
     "a Python pickle that PyTorch did not write, which can be read only by running what it says. Ask for the "
     "safetensors version, or for one that torch.save wrote"

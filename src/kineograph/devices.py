@@ -38,10 +38,7 @@ def has_bf16() -> bool:
     Raises:
         InputError: The variable holds something else.
     """
-    said = os.environ.get(BF16_SWITCH, "").strip().lower()
-    if said not in _SWITCH_VALUES:
-        raise unknown(BF16_SWITCH, said, ("auto", "1", "0"))
-    answer = _SWITCH_VALUES[said]
+    answer = _bf16_switch()
     return _hardware_bf16() if answer is None else answer
 
 
@@ -50,6 +47,14 @@ def computes_in_bf16(x: torch.Tensor) -> bool:
     kind = x.device.type
     cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
     return (cast or x.dtype is torch.bfloat16) and has_bf16()
+
+
+def _bf16_switch() -> bool | None:
+    """Return what the environment says; None: nothing."""
+    said = os.environ.get(BF16_SWITCH, "").strip().lower()
+    if said not in _SWITCH_VALUES:
+        raise unknown(BF16_SWITCH, said, ("auto", "1", "0"))
+    return _SWITCH_VALUES[said]
 
 
 @functools.cache

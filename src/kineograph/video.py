@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from kineograph._container import STILLS_FPS, MediaInfo, Picture, Record, Source, check_window, open_source
+from kineograph._rates import Timing, timing
 from kineograph.errors import InputError, MediaError, unknown
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ class Video:
     Attributes:
         frames: float32 on the CPU, (frames, channels, height, width) in [-1, 1]; 3 channels (RGB) or 4 (RGBA, alpha
             not multiplied in; -1 is transparent). Tensors of other floating types and devices are converted.
-        fps: Frames per second. With `times`, the average rate; its inverse is the last frame's time on screen.
+        fps: Frames per second. With `times`, the average rate.
         times: Presentation time of every frame in seconds, from 0, increasing; None for a constant rate (frame / fps).
         metadata: Prompt, negative prompt, seed, settings, versions: whatever JSON can hold. Saved inside the file.
+        last: Seconds that the last frame is held, where that is not `1 / fps`, as in many animations.
 
     Raises:
         InputError: Shapes, rate, times or metadata are not as above.
@@ -53,12 +55,15 @@ class Video:
     fps: float
     times: tuple[float, ...] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    last: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", _checked_frames(self.frames))
         object.__setattr__(self, "fps", _checked_fps(self.fps))
         if self.times is not None:
             object.__setattr__(self, "times", _checked_times(self.times, len(self)))
+        if self.last is not None and not (math.isfinite(self.last) and self.last > 0):
+            raise InputError(f"last={self.last} is no time to hold the last frame: give seconds, more than 0.")
 
     def __len__(self) -> int:
         return self.frames.shape[0]
@@ -81,7 +86,7 @@ class Video:
     @property
     def duration(self) -> float:
         """Seconds from the first frame's start to the last frame's end."""
-        return self.frame_times[-1] + 1 / self.fps
+        return Timing(self.fps, self.times, self.last).duration(len(self))
 
     @property
     def frame_times(self) -> tuple[float, ...]:
@@ -172,13 +177,14 @@ class Video:
             lengths.append(picture.duration)
             frames.append(_prepared(picture.pixels(), size, backdrop, frames[0].shape if frames else None, source.info))
         _check_count(len(frames), num_frames, start, source.info)
-        rate, kept = (fps, None) if fps is not None else _rate(times, lengths[-1], source)
+        timed = Timing(fps, None, None) if fps is not None else _timed(times, lengths[-1], source)
         stacked = torch.stack(frames)
         return cls(
             _to_float(stacked) if size is None else rearrange(stacked, "f h w c -> f c h w"),
-            rate,
-            kept,
+            timed.fps,
+            timed.times,
             source.info.metadata,
+            timed.last,
         )
 
     @staticmethod
@@ -282,7 +288,7 @@ class Video:
     def _retimed(self, fps: float) -> Video:
         if self.times is not None:
             raise InputError("fps= cannot be given for a clip with its own times; resample it while reading instead.")
-        return replace(self, fps=fps)
+        return replace(self, fps=fps, last=None)
 
     def _record(self, metadata: dict[str, Any]) -> Record:
         from kineograph import __version__
@@ -295,6 +301,7 @@ class Video:
             times=self.times,
             metadata=metadata,
             version=__version__,
+            last=self.last,
         )
         try:
             record.to_json()
@@ -483,20 +490,20 @@ def _to_float(pixels: Tensor) -> Tensor:
     return rearrange(pixels, "f h w c -> f c h w").to(torch.float32).div_(127.5).sub_(1).contiguous()
 
 
-def _rate(times: list[float], last: float | None, source: Source) -> tuple[float, tuple[float, ...] | None]:
-    """Recognise a constant rate within the container's clock; otherwise give the average and the true times."""
-    shown = [time - times[0] for time in times]
-    average = ((len(shown) - 1) / shown[-1],) if len(shown) > 1 else ()
-    for rate in (*source.rates, *average):
-        if all(abs(time - index / rate) <= source.tick * 1.01 for index, time in enumerate(shown)):
-            return rate, None
-    known = source.record.times if source.record else None
-    if known is not None and source.record is not None and list(known) == shown:
-        return source.record.fps, known
-    if any(after <= before for before, after in pairwise(shown)):
-        raise MediaError(f"'{source.info.path}' is corrupt: the times of its frames do not increase.")
-    ending = last or shown[-1] / max(1, len(shown) - 1)
-    return len(shown) / (shown[-1] + ending), tuple(shown)
+def _timed(times: list[float], last: float | None, source: Source) -> Timing:
+    """Recognise the rate of the frames read, see `timing`."""
+    record = source.record
+    try:
+        return timing(
+            [time - times[0] for time in times],
+            last,
+            tick=source.tick,
+            rates=source.rates,
+            held=source.held,
+            stated=record.timing if record and record.frames == len(times) else None,
+        )
+    except MediaError as error:
+        raise MediaError(f"'{source.info.path}' is corrupt: {error}.") from error
 
 
 def _resized(frames: Tensor, height: int, width: int) -> Tensor:

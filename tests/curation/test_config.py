@@ -40,7 +40,7 @@ def test_mistakes_are_named(content, said):
 
 def test_no_json(tmp_path):
     (tmp_path / "c.json").write_text("{")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match=r"c\.json:1: not valid JSON"):
         read_config(tmp_path / "c.json")
 
 

@@ -147,7 +147,7 @@ def test_errors(tmp_path):
         read(other)
     ragged = tmp_path / "ragged.csv"
     ragged.write_text("videoid,name\n1,x,y\n")
-    with pytest.raises(DataError, match=r"ragged\.csv:2: the row has not the 2 columns"):
+    with pytest.raises(DataError, match=r"ragged\.csv:2: the row has 3 cells, not the 2 columns"):
         read(ragged)
     (tmp_path / "bad.jsonl").write_text('{"video_id": "x", "clip": 3}\n')
     with pytest.raises(KineographError, match=r"bad\.jsonl:1"):

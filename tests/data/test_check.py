@@ -100,7 +100,7 @@ def test_first_bad_line_has_its_number(tmp_path):
         assert (report.ok, report.clips) == (False, 2)
         assert "first bad line" in report.summary()
     file.write_bytes(b"\xff\xfe\x00")
-    assert "not UTF-8" in (check(tmp_path).first_bad_line or "")
+    assert "not UTF-16" in (check(tmp_path).first_bad_line or "")
 
 
 def test_what_a_request_drops(tmp_path):

@@ -1,12 +1,13 @@
 """Other layouts become manifests, and whatever cannot is listed with its reason."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kineograph.data.importers import import_data
-from kineograph.data.manifest import read_manifest
+from kineograph.data.manifest import Clip, read_manifest, write_manifest
 from kineograph.errors import DataError
 from kineograph.video import Video
 
@@ -46,7 +47,7 @@ def test_folder_with_sidecars(tmp_path):
     for line in ("2 of 3 clips written", "1 without a caption", "1 left out, unreadable", "1 caption files without"):
         assert line in summary
     assert report.to_json()["clips"] == 2
-    again = import_data(tmp_path)
+    again = import_data(tmp_path, overwrite=True)
     assert (again.found, again.clips, again.ignored) == (3, 2, {".md": 1})  # the manifest itself is no surprise
 
 
@@ -108,7 +109,7 @@ def test_ambiguous_identifiers(tmp_path):
 
 def test_ragged_and_broken_tables(tmp_path):
     film(tmp_path / "a.mkv")
-    with pytest.raises(DataError, match=r"t\.csv:3: the row has not the 2 columns"):
+    with pytest.raises(DataError, match=r"t\.csv:3: the row has 3 cells, not the 2 columns"):
         import_data(table(tmp_path / "t.csv", [["path", "text"], ["a.mkv", "x"], ["a.mkv", "one", "two"]]))
     (tmp_path / "latin.csv").write_bytes("path,text\na.mkv,caf\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
@@ -136,10 +137,10 @@ def test_two_text_files(tmp_path, prompts):
     assert (report.layout, report.found, report.missing_files) == ("text-files", 3, [str(tmp_path / "v/c.mkv")])
     (tmp_path / prompts).write_text("first\nsecond\n")
     with pytest.raises(DataError, match="2 lines but .* has 3"):
-        import_data(tmp_path)
+        import_data(tmp_path, overwrite=True)
     (tmp_path / "videos.txt").write_text("v/a.mkv\n\n")
     with pytest.raises(DataError, match=r"videos\.txt:2: the line is empty|2 lines but"):
-        import_data(tmp_path)
+        import_data(tmp_path, overwrite=True)
 
 
 def test_nothing_to_import(tmp_path):
@@ -169,3 +170,44 @@ def test_progress_is_told(tmp_path):
     calls = []
     import_data(tmp_path, progress=lambda *call: calls.append(call))
     assert calls == [(1, 3, "files"), (2, 3, "files"), (3, 3, "files")]
+
+
+def test_a_manifest_is_renewed_only_when_told_and_loses_nothing(tmp_path):
+    for name in ("a", "b", "far/c"):
+        film(tmp_path / f"{name}.mkv")
+    scores = {"clip_id": "7f", "motion": 1.5, "captions": [{"text": "two words", "weight": 1.0}]}
+    facts = {"fps": 8.0, "frames": 3, "width": 24, "height": 16}
+    old = [
+        Clip("a.mkv", "a cat", source="film", licence="MIT", split="test", extra=scores, **facts),
+        Clip(str(tmp_path / "far" / "c.mkv"), "a dog", extra={"motion": 2.5}, **facts),
+        Clip("gone.mkv", "a fish", **facts),
+    ]
+    manifest = write_manifest(tmp_path, old)
+    content = manifest.read_bytes()
+    with pytest.raises(DataError, match=r"already holds a data set .*--overwrite"):
+        import_data(tmp_path, licence="CC0")
+    assert manifest.read_bytes() == content
+    (tmp_path / "a.txt").write_text("a sleeping cat")
+    (tmp_path / "far").rename(tmp_path / ".far")  # where an import does not look
+    old[1] = replace(old[1], path=".far/c.mkv")
+    write_manifest(tmp_path, old)
+    report = import_data(tmp_path, overwrite=True)
+    assert read_manifest(tmp_path) == [
+        replace(old[0], caption="a sleeping cat"),
+        Clip("b.mkv", "", **facts),
+        old[1],
+    ]
+    assert (report.found, report.clips, report.kept, report.missing_files) == (4, 3, 1, ["gone.mkv"])
+    assert "1 of them stay from the manifest before" in report.summary()
+    import_data(tmp_path, split="held", licence="CC0", overwrite=True)
+    assert [(clip.split, clip.licence) for clip in read_manifest(tmp_path)][:2] == [("held", "CC0"), ("held", "CC0")]
+
+
+def test_paths_that_were_written_on_windows(tmp_path):
+    film(tmp_path / "v" / "a.mkv")
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa cat\r\n")
+    (tmp_path / "videos.txt").write_bytes(b"\xef\xbb\xbfv\\a.mkv\r\n")
+    import_data(tmp_path)
+    assert [(clip.path, clip.caption) for clip in read_manifest(tmp_path)] == [("v/a.mkv", "a cat")]
+    import_data(table(tmp_path / "t.csv", [["path", "text"], ["v\\a.mkv", "a dog"]]), overwrite=True)
+    assert [(clip.path, clip.caption) for clip in read_manifest(tmp_path)] == [("v/a.mkv", "a dog")]

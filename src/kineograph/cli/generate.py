@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from kineograph._text import parse_json, read_lines
 from kineograph.cli._output import emit, progress
 from kineograph.errors import InputError
 
@@ -241,24 +241,21 @@ def read_prompts(file: Path) -> list[tuple[str, int | None]]:
     Raises:
         InputError: No such file, no text, or a bad line.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts {file} cannot be read: {error}.") from error
-    found = [_prompt_of(line.strip(), f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    lines = ((number, line.strip()) for number, line in read_lines(file, InputError))
+    found = [_prompt_of(line, file, number) for number, line in lines if line]
     if not found:
         raise InputError(f"--prompts {file} holds no prompt.")
     return found
 
 
-def _prompt_of(line: str, where: str) -> tuple[str, int | None]:
+def _prompt_of(line: str, file: Path, number: int) -> tuple[str, int | None]:
     if not line.startswith("{"):
         return line, None
+    row = parse_json(line, str(file), InputError, number)
     try:
-        row = json.loads(line)
         return str(row["prompt"]), None if row.get("seed") is None else int(row["seed"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{where}: expected text or {{"prompt": "...", "seed": 0}} ({error}).') from error
+        raise InputError(f'{file}:{number}: expected text or {{"prompt": "...", "seed": 0}} ({error}).') from error
 
 
 def _files(output: Path, prompts: list[str]) -> list[Path]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kineograph._text import read_json
 from kineograph.curation.ids import fingerprint
 from kineograph.curation.rows import Scorer
 from kineograph.errors import InputError, unknown
@@ -249,10 +249,7 @@ def read_config(path: str | Path) -> CurationConfig:
     Raises:
         InputError: It is no JSON, or names or types do not fit.
     """
-    try:
-        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise InputError(f"'{path}' is no JSON ({error.msg}, line {error.lineno}).") from error
+    return from_json(read_json(path, InputError))
 
 
 def from_json(content: Any) -> CurationConfig:

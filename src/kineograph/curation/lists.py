@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kineograph._text import read_json_lines, read_lines, read_table
 from kineograph.errors import DataError, unknown
 
 Layout = Literal["webvid", "hdvila", "panda", "koala"]
@@ -150,8 +150,7 @@ def recognised(path: Path) -> Layout:
     Raises:
         DataError: It is none of the known ones.
     """
-    with path.open(encoding="utf-8-sig") as lines:
-        first = lines.readline()
+    first = next(read_lines(path), (1, ""))[1]
     if path.suffix.lower() in (".jsonl", ".json") and '"clip"' in first:
         return "hdvila"
     columns = {column.strip().lower() for column in next(csv.reader([first]), [])}
@@ -175,18 +174,14 @@ def _webvid(path: Path) -> Iterator[ListedSource]:
 
 
 def _hdvila(path: Path) -> Iterator[ListedSource]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-                spans = tuple(_span(clip["span"], where) for clip in row["clip"])
-                identifier = str(row["video_id"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise DataError(f"{where}: no line of HD-VILA: {error!r}.") from error
-            yield ListedSource(Path(identifier), identifier, "", spans, str(row.get("url", "")))
+    for number, row in read_json_lines(path):
+        where = f"{path}:{number}"
+        try:
+            spans = tuple(_span(clip["span"], where) for clip in row["clip"])
+            identifier = str(row["video_id"])
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{where}: no line of HD-VILA: {error!r}.") from error
+        yield ListedSource(Path(identifier), identifier, "", spans, str(row.get("url", "")))
 
 
 def _panda(path: Path) -> Iterator[ListedSource]:
@@ -222,18 +217,12 @@ def _number_columns(row: dict[str, str]) -> list[str]:
 
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str]]:
     """Yield each row of a CSV with lower-case columns, and where it stands."""
-    csv.field_size_limit(1 << 24)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        columns = [str(column).strip().lower() for column in reader.fieldnames or ()]
-        if lacking := [name for name in needed if name not in columns]:
-            raise DataError(f"'{path}' lacks the columns {', '.join(lacking)}; it has {', '.join(columns)}.")
-        reader.fieldnames = columns
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError(f"{where}: the row has not the {len(columns)} columns of the first line.")
-            yield {str(key): str(value) for key, value in row.items()}, where
+    header, lines = read_table(path)
+    columns = [column.strip().lower() for column in header]
+    if lacking := [name for name in needed if name not in columns]:
+        raise DataError(f"'{path}' lacks the columns {', '.join(lacking)}; it has {', '.join(columns)}.")
+    for number, row in lines:
+        yield {column.strip().lower(): cell for column, cell in row.items()}, f"{path}:{number}"
 
 
 def _literal(text: str, where: str, column: str) -> list[Any]:

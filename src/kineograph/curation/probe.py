@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kineograph._decode import _DEMUXERS
+from kineograph._films import DEMUXERS as _DEMUXERS
+from kineograph._films import counts_by_dts
 from kineograph.curation.config import Limits
 from kineograph.curation.ids import printable
 
@@ -194,16 +195,6 @@ def examine(container: Any, limits: Limits) -> tuple[Any, Probe]:
     )
     _check(facts, limits)
     return stream, facts
-
-
-def counts_by_dts(container: Any, stream: Any) -> bool:
-    """Whether the container knows no presentation times, so that decoding times stand for them.
-
-    AVI does not, nor does Matroska for what it holds as AVI would (`V_MS/VFW/FOURCC`); there, FFmpeg makes presentation
-    times of reordered pictures up, and they do not ascend. Such a track has a four-character code, others have none.
-    """
-    name = container.format.name
-    return name == "avi" or (name.startswith("matroska") and stream.codec_context.codec_tag.strip("\0") != "")
 
 
 def _promised_seconds(container: Any, stream: Any) -> float | None:

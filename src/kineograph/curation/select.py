@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kineograph._text import read_json
 from kineograph.curation.catalogue import Catalogue
 from kineograph.curation.parts import place, place_text
 from kineograph.curation.rows import SELECTIONS
@@ -219,9 +220,9 @@ def load(out: str | Path, name: str = "default") -> Selection:
     if not file.is_file():
         raise unknown("selection", name, stored(out), DataError)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         return Selection(**{**found, "rules": [Frozen(**rule) for rule in found["rules"]]})
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise DataError(f"'{file}' is not a selection: {error}. Select anew.") from error
 
 

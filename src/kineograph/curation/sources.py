@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kineograph._text import read_json_lines, read_text
 from kineograph.curation import rows
 from kineograph.curation.ids import printable, source_id, text_id
 from kineograph.curation.parts import place_text
@@ -108,7 +109,7 @@ def _known(out: Path) -> dict[tuple[int, ...], str]:
     file = out / rows.FILES_FILE
     if not file.exists():
         return {}
-    entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    entries = [entry for _, entry in read_json_lines(file)]
     return {tuple(entry["key"]): entry["source_id"] for entry in entries if not entry["problem"]}
 
 
@@ -143,9 +144,10 @@ def text(path: str, source: ListedSource | None) -> tuple[str, list[list[Any]]]:
 
 
 def _sidecar_caption(path: str) -> str:
-    """Return the text of a `.txt` file of the same name, on one line."""
-    try:
-        with open(os.path.splitext(path)[0] + ".txt", encoding="utf-8", errors="replace") as file:  # noqa: PTH122, PTH123
-            return " ".join(file.read(10_000).split())
-    except OSError:
-        return ""
+    """Return the text of a `.txt` file of the same name, on one line; it ends after 10,000 characters.
+
+    Raises:
+        DataError: The file is no Unicode text.
+    """
+    file = os.path.splitext(path)[0] + ".txt"  # noqa: PTH122 - the path may hold bytes that are not UTF-8
+    return " ".join(read_text(file)[:10_000].split()) if os.path.isfile(file) else ""  # noqa: PTH113

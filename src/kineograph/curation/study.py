@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kineograph._encode import X264_OPTIONS
+from kineograph._text import parse_json, read_json, read_text
 from kineograph.curation import select
 from kineograph.curation.elo import Ranking, rank
 from kineograph.curation.parts import place_text
@@ -225,8 +226,8 @@ def load(folder: str | Path) -> Study:
     if not file.is_file():
         raise DataError(f"There is no study in '{folder}' (no {STUDY}).")
     try:
-        return Study(**json.loads(file.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
+        return Study(**read_json(file))
+    except TypeError as error:
         raise DataError(f"'{file}' is not a study: {error}.") from error
 
 
@@ -239,14 +240,14 @@ def read_votes(folder: str | Path) -> list[Vote]:
     study, file = load(folder), Path(folder) / VOTES
     if not file.is_file():
         return []
-    *lines, last = file.read_text(encoding="utf-8").split("\n")
+    *lines, last = read_text(file).split("\n")
     votes = []
     for number, line in enumerate([*lines, last] if _complete(last) else lines, 1):
         if not line:
             continue
         try:
-            vote = Vote(**json.loads(line))
-        except (json.JSONDecodeError, TypeError) as error:
+            vote = Vote(**parse_json(line, str(file), line=number))
+        except TypeError as error:
             raise DataError(f"{file}:{number}: no vote: {error}.") from error
         if not _fits(vote, study):
             raise DataError(f"{file}:{number}: the vote does not belong to this study: {line[:200]}")

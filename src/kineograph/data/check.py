@@ -185,8 +185,6 @@ def _good_clips(directory: str | Path) -> tuple[list[Clip], str | None]:
             clips.append(clip)
     except DataError as error:
         return clips, str(error)
-    except UnicodeDecodeError as error:
-        return clips, f"{manifest_path(directory)}: not UTF-8 text (byte {error.start})."
     return clips, None
 
 

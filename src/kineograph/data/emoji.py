@@ -21,6 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
+from kineograph._text import read_json
 from kineograph.data import emoji_words
 from kineograph.data.manifest import Clip, write_manifest
 from kineograph.errors import DataError, InputError, KineographError, ResourceError, require
@@ -270,7 +271,7 @@ def _check_settings(out: Path, settings: dict[str, object]) -> None:
     """Refuse to mix clips of two settings in one folder; remember the settings of a new one."""
     file = out / "settings.json"
     if file.is_file():
-        before = json.loads(file.read_text())
+        before = read_json(file)
         if before != settings:
             raise DataError(
                 f"'{out}' was begun with {before}; now {settings} was asked. Use another folder or delete it."

@@ -8,8 +8,6 @@ or listed in the report with the reason.
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kineograph.data.manifest import Clip, write_manifest
+from kineograph._text import read_table, read_text
+from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, write_manifest
+from kineograph.data.replacing import refuse_existing
 from kineograph.errors import DataError, KineographError, unknown
 from kineograph.video import probe
 
@@ -43,10 +43,12 @@ class ImportReport:
     Attributes:
         manifest: The manifest written.
         layout: `"folder"`, `"table"` or `"text-files"`.
-        found: Entries found; always `clips + len(missing_files) + len(unreadable) + len(duplicates)`.
-        clips: Entries written.
+        found: Entries found, and clips of the manifest before that are not among them; always `clips +
+            len(missing_files) + len(unreadable) + len(duplicates)`.
+        clips: Clips written.
         missing_captions: Paths written with an empty caption.
-        missing_files: Entries whose file is not there.
+        kept: Clips of the manifest before that the source does not hold; they stay in the manifest.
+        missing_files: Entries whose file is not there, and clips of the manifest before whose file is gone.
         unreadable: Path to reason, for files that are not videos.
         duplicates: Entries that name a file a second time; the first is written.
         orphan_captions: Caption files without a video.
@@ -57,6 +59,7 @@ class ImportReport:
     layout: str
     found: int
     clips: int
+    kept: int = 0
     missing_captions: list[str] = field(default_factory=list)
     missing_files: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class ImportReport:
     def summary(self) -> str:
         """Give the report in words, one line per kind of trouble with its count and first example."""
         lines = [f"{self.clips} of {self.found} clips written to {self.manifest}"]
+        lines += [f"{self.kept} of them stay from the manifest before; the source does not hold them"] * bool(self.kept)
         troubles: dict[str, list[str]] = {
             "without a caption (written with an empty one)": self.missing_captions,
             "left out, file missing": self.missing_files,
@@ -81,6 +85,23 @@ class ImportReport:
         }
         lines += [f"{len(items)} {what}, such as {items[0]}" for what, items in troubles.items() if items]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What holds for every clip of an import.
+
+    Attributes:
+        place: The folder of the manifest.
+        split: Split of clips that name none; empty is the manifest's before, or `"train"`.
+        licence: Licence of clips that name none; empty is the manifest's before, or unknown.
+        before: The clips of the manifest before, by file.
+    """
+
+    place: Path
+    split: str
+    licence: str
+    before: dict[Path, Clip]
 
 
 @dataclass(frozen=True)
@@ -101,12 +122,17 @@ def import_data(
     caption_column: str | None = None,
     path_column: str | None = None,
     videos: str | Path | None = None,
-    split: str = "train",
+    split: str = "",
     licence: str = "",
     workers: int = 2,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Import a data set of another layout.
+
+    Over a manifest that is there already (`overwrite`), nothing is dropped that the source does not say anew: clips
+    keep their scores, ids and other captions, and their caption, source, licence and split where none is given now.
+    Clips of it that the source does not hold stay as they are, if their file is there.
 
     Args:
         source: A folder of videos, a folder with `prompts.txt` and `videos.txt`, or a CSV or TSV table.
@@ -115,13 +141,14 @@ def import_data(
         caption_column: The table's column with captions; None finds it by name (`CAPTION_COLUMNS`).
         path_column: The table's column with files or identifiers; None finds it by name (`PATH_COLUMNS`).
         videos: Folder in which the table's or list's files are; None is the folder of the table or list.
-        split: Split of clips for which the table names none.
+        split: Split of clips for which the table names none; empty is `"train"`.
         licence: Licence of clips for which the table names none.
         workers: Files looked at side by side.
+        overwrite: Renew the manifest that is there.
         progress: Called with `(done, total, what)`.
 
     Raises:
-        DataError: There is nothing to import, nothing readable in it, or the table lacks a column.
+        DataError: There is nothing to import, nothing readable in it, the table lacks a column, or there is a manifest.
     """
     source = Path(source)
     if not source.exists():
@@ -132,6 +159,8 @@ def import_data(
     home = source if source.is_dir() else source.parent
     place = Path(output) if output is not None else home
     media = Path(videos) if videos is not None else home
+    refuse_existing(place, overwrite)
+    before = _by_file(place) if (place / MANIFEST_NAME).exists() else {}
     orphans, ignored, missing = [], {}, []
     if layout == "folder":
         entries, orphans, ignored = _folder(source)
@@ -141,7 +170,8 @@ def import_data(
     else:
         entries = _text_files(source, media)
     report = ImportReport("", layout, len(entries) + len(missing), 0, missing_files=missing, orphan_captions=orphans)
-    return _imported(entries, replace(report, ignored=ignored), place, split, licence, workers, progress)
+    given = _Given(place, split, licence, before)
+    return _imported(entries, replace(report, ignored=ignored), given, workers, progress)
 
 
 def _recognised(source: Path) -> Literal["folder", "table", "text-files"]:
@@ -204,26 +234,13 @@ def _folder(folder: Path) -> tuple[list[_Entry], list[str], dict[str, int]]:
 
 def _caption_beside(video: Path) -> str:
     file = video.with_suffix(".txt")
-    return " ".join(_text(file).split()) if file.is_file() else ""
-
-
-def _text(file: Path) -> str:
-    with _utf8(file):
-        return file.read_text(encoding="utf-8-sig")
-
-
-@contextlib.contextmanager
-def _utf8(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise DataError(f"'{file}' is not UTF-8 text (byte {error.start}). Convert it first.") from error
+    return " ".join(read_text(file).split()) if file.is_file() else ""
 
 
 def _text_files(folder: Path, media: Path) -> list[_Entry]:
     """Pair the lines of the prompt file with those of the video file."""
     prompts, videos = _named(folder, PROMPT_FILES), _named(folder, VIDEO_FILES)
-    captions, paths = (_text(file).rstrip("\n").split("\n") for file in (prompts, videos))
+    captions, paths = (read_text(file).rstrip("\n").split("\n") for file in (prompts, videos))
     if len(captions) != len(paths):
         raise DataError(
             f"'{prompts}' has {len(captions)} lines but '{videos}' has {len(paths)}: line n of one belongs to line n "
@@ -231,7 +248,7 @@ def _text_files(folder: Path, media: Path) -> list[_Entry]:
         )
     if blank := next((number for number, path in enumerate(paths, 1) if not path.strip()), None):
         raise DataError(f"{videos}:{blank}: the line is empty; every line names a video file.")
-    return [_Entry(media / path.strip(), caption.strip()) for path, caption in zip(paths, captions, strict=True)]
+    return [_Entry(_file(media, path.strip()), caption.strip()) for path, caption in zip(paths, captions, strict=True)]
 
 
 def _named(folder: Path, names: tuple[str, ...]) -> Path:
@@ -246,34 +263,20 @@ def _table(
     table: Path, media: Path, caption_column: str | None, path_column: str | None
 ) -> tuple[list[_Entry], list[str]]:
     """Read a table's rows; also list the rows whose file cannot be found, as `file:line: name`."""
-    with _utf8(table), table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if table.suffix.lower() == ".tsv" else ",", strict=True)
-        columns = [column for column in reader.fieldnames or [] if column]
-        path_name = _column(table, columns, path_column, PATH_COLUMNS, "files")
-        caption_name = _column(table, columns, caption_column, CAPTION_COLUMNS, "captions")
-        locate = _Locator(media)
-        entries, missing = [], []
-        for row in _rows(table, reader):
-            name = row[path_name].strip()
-            file = locate(name, row.get("page_dir", ""))
-            if file is None:
-                missing.append(f"{table}:{reader.line_num}: {name or '(empty)'}")
-            else:
-                entries.append(_row_entry(file, row, caption_name, path_name))
+    header, rows = read_table(table)
+    columns = [column for column in header if column]
+    path_name = _column(table, columns, path_column, PATH_COLUMNS, "files")
+    caption_name = _column(table, columns, caption_column, CAPTION_COLUMNS, "captions")
+    locate = _Locator(media)
+    entries, missing = [], []
+    for line, row in rows:
+        name = row[path_name].strip()
+        file = locate(name, row.get("page_dir", ""))
+        if file is None:
+            missing.append(f"{table}:{line}: {name or '(empty)'}")
+        else:
+            entries.append(_row_entry(file, row, caption_name, path_name))
     return entries, missing
-
-
-def _rows(table: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{table}:{reader.line_num}: the row has not the {len(reader.fieldnames or [])} columns of the "
-                    f"first line. A caption with a comma must stand in double quotes."
-                )
-            yield row
-    except csv.Error as error:
-        raise DataError(f"{table}:{reader.line_num}: {error}.") from error
 
 
 def _column(table: Path, columns: list[str], given: str | None, usual: tuple[str, ...], what: str) -> str:
@@ -304,6 +307,12 @@ def _row_entry(file: Path, row: dict[str, str], caption_name: str, path_name: st
     return _Entry(file, " ".join(row[caption_name].split()), fields, extra)
 
 
+def _file(media: Path, name: str) -> Path:
+    """Find a file by its path in a folder; with the separators of Windows, if it is not there as it is written."""
+    file = media / name
+    return media / name.replace("\\", "/") if "\\" in name and not file.exists() else file
+
+
 class _Locator:
     """Find the file that a table names: a path, a name without suffix, or WebVid's `page_dir/videoid.mp4`."""
 
@@ -314,8 +323,8 @@ class _Locator:
     def __call__(self, name: str, page_dir: str) -> Path | None:
         if not name:
             return None
-        for candidate in (self.media / name, self.media / page_dir / name, self.media / page_dir / f"{name}.mp4"):
-            if candidate.is_file():
+        for part in (name, f"{page_dir}/{name}", f"{page_dir}/{name}.mp4"):
+            if (candidate := _file(self.media, part)).is_file():
                 return candidate
         matches = self._by_stem().get(name, [])
         if len(matches) > 1:
@@ -340,9 +349,7 @@ class _Locator:
 def _imported(
     entries: list[_Entry],
     report: ImportReport,
-    place: Path,
-    split: str,
-    licence: str,
+    given: _Given,
     workers: int,
     progress: Progress | None,
 ) -> ImportReport:
@@ -358,8 +365,8 @@ def _imported(
         elif isinstance(found, str):
             unreadable[name] = found
         else:
-            uncaptioned += [] if entry.caption else [name]
-            clips.append(_clip(entry, found, place, split, licence))
+            clips.append(_clip(entry, found, given))
+            uncaptioned += [] if clips[-1].caption else [name]
         seen.add(real)
         if progress:
             progress(done, len(entries), "files")
@@ -369,11 +376,16 @@ def _imported(
             f"None of the {report.found} clips can be used: {len(missing)} files are missing and {len(unreadable)} are "
             f"unreadable, such as: {reasons[0] if reasons else 'no entries'}"
         )
-    manifest = write_manifest(place, clips)
+    others = [clip for file, clip in given.before.items() if file not in seen]
+    kept = [clip for clip in others if (given.place / clip.path).exists()]
+    missing += [clip.path for clip in others if clip not in kept]
+    manifest = write_manifest(given.place, [*clips, *kept])
     return replace(
         report,
         manifest=str(manifest),
-        clips=len(clips),
+        found=report.found + len(others),
+        clips=len(clips) + len(kept),
+        kept=len(kept),
         missing_captions=uncaptioned,
         missing_files=missing,
         unreadable=unreadable,
@@ -399,19 +411,22 @@ def measured(file: Path) -> dict[str, Any] | str:
     return {"fps": fps, "frames": info.frames, "width": info.width, "height": info.height}
 
 
-def _clip(entry: _Entry, facts: dict[str, Any], place: Path, split: str, licence: str) -> Clip:
-    file, root = entry.file.resolve(), place.resolve()
+def _by_file(place: Path) -> dict[Path, Clip]:
+    """Read the manifest that is to be renewed."""
+    return {(place / clip.path).resolve(): clip for _, clip in iterate_manifest(place)}
+
+
+def _clip(entry: _Entry, facts: dict[str, Any], given: _Given) -> Clip:
+    """Make a manifest line of what the source says, then of what holds for all, then of what the manifest said."""
+    file, root = entry.file.resolve(), given.place.resolve()
+    before = given.before.get(file)
     path = file.relative_to(root).as_posix() if file.is_relative_to(root) else os.fspath(file)
-    given = {key: value for key, value in entry.fields.items() if value}
     return Clip(
         path=path,
-        caption=entry.caption,
-        fps=facts["fps"],
-        frames=facts["frames"],
-        width=facts["width"],
-        height=facts["height"],
-        source=given.get("source", ""),
-        licence=given.get("licence", licence),
-        split=given.get("split", split),
-        extra=entry.extra,
+        caption=entry.caption or (before.caption if before else ""),
+        source=entry.fields.get("source") or (before.source if before else ""),
+        licence=entry.fields.get("licence") or given.licence or (before.licence if before else ""),
+        split=entry.fields.get("split") or given.split or (before.split if before else "train"),
+        extra={**(before.extra if before else {}), **entry.extra},
+        **facts,
     )

@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from kineograph._text import read_json_lines
 from kineograph.errors import DataError
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -49,6 +50,9 @@ class Clip:
 
 
 _REQUIRED = {"path": str, "caption": str, "fps": (int, float), "frames": int, "width": int, "height": int}
+_WORDS = ("source", "licence", "split")
+_MOST = 10**9
+"""No clip has more frames, pixels in a row, or frames per second than this; the line is damaged."""
 _KNOWN = {f.name for f in fields(Clip)} - {"extra"}
 
 
@@ -69,9 +73,16 @@ def clip_from_dict(row: object, where: str) -> Clip:
             raise DataError(f"{where}: key '{key}' is missing. A clip needs: {', '.join(_REQUIRED)}.")
         if not isinstance(row[key], kind) or isinstance(row[key], bool):
             raise DataError(f"{where}: key '{key}' has the value {row[key]!r}, which is not of the right type.")
-    if row["frames"] < 1 or row["width"] < 1 or row["height"] < 1 or row["fps"] < 0:
-        raise DataError(f"{where}: frames, width and height must be at least 1 and fps at least 0.")
-    known = {key: value for key, value in row.items() if key in _KNOWN}
+    for key in _WORDS:
+        if not isinstance(row.get(key) or "", str):
+            raise DataError(f"{where}: key '{key}' has the value {row[key]!r}, which is not text.")
+    if any(not 1 <= row[key] <= _MOST for key in ("frames", "width", "height")) or not 0 <= row["fps"] <= _MOST:
+        raise DataError(f"{where}: frames, width and height must be from 1 to {_MOST}, and fps from 0 on.")
+    if not row["path"].strip() or "\0" in row["path"]:
+        raise DataError(f"{where}: the path {row['path']!r} names no file.")
+    known: dict[str, Any] = {
+        key: value for key, value in row.items() if key in _KNOWN and (value is not None or key not in _WORDS)
+    }
     return Clip(**known, extra={key: value for key, value in row.items() if key not in _KNOWN})
 
 
@@ -94,15 +105,16 @@ def manifest_path(place: str | Path) -> Path:
 def iterate_manifest(place: str | Path) -> Iterator[tuple[int, Clip]]:
     """Yield `(line number, clip)`; raises `DataError` at the first bad line."""
     file = manifest_path(place)
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}:{number}: not valid JSON ({error.msg} at column {error.colno}).") from error
-            yield number, clip_from_dict(row, f"{file}:{number}")
+    for number, row in read_json_lines(file):
+        yield number, _at_home(clip_from_dict(row, f"{file}:{number}"), file.parent)
+
+
+def _at_home(clip: Clip, root: Path) -> Clip:
+    """Give a path that was written on Windows the separators of this system, if the file is there."""
+    if "\\" not in clip.path or (root / clip.path).exists():
+        return clip
+    path = clip.path.replace("\\", "/")
+    return replace(clip, path=path) if (root / path).exists() else clip
 
 
 def read_manifest(place: str | Path, split: str | None = None) -> list[Clip]:
@@ -134,6 +146,20 @@ def clip_to_dict(clip: Clip) -> dict[str, Any]:
     return {**{k: v for k, v in row.items() if k != "extra"}, **row["extra"]}
 
 
+def _line(clip: Clip) -> str:
+    """Write a clip as one line; in ASCII where a file's name holds bytes that are not UTF-8."""
+    line = json.dumps(clip_to_dict(clip), ensure_ascii=False) + "\n"
+    return line if _encodes(line) else json.dumps(clip_to_dict(clip)) + "\n"
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_manifest(place: str | Path, clips: Iterable[Clip]) -> Path:
     """Write a manifest atomically.
 
@@ -150,7 +176,7 @@ def write_manifest(place: str | Path, clips: Iterable[Clip]) -> Path:
     part = file.with_name(file.name + ".part")
     with part.open("w", encoding="utf-8") as out:
         for clip in clips:
-            out.write(json.dumps(clip_to_dict(clip), ensure_ascii=False) + "\n")
+            out.write(_line(clip))
         out.flush()
         os.fsync(out.fileno())
     part.replace(file)

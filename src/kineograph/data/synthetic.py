@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kineograph.data.manifest import Clip, write_manifest
+from kineograph.data.manifest import MANIFEST_NAME, Clip, write_manifest
+from kineograph.data.replacing import refuse_existing, replacing
 from kineograph.errors import InputError
 from kineograph.video import Video
 
 LICENCE = "CC0-1.0"
+_PARTS = ("clips", "flow", MANIFEST_NAME)
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
 COLOURS = {
     "red": (220, 40, 40),
@@ -160,9 +162,10 @@ def write_synthetic(
     textured: bool = False,
     test_every: int | None = None,
     flow: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> Path:
-    """Write a data set of synthetic clips (lossless mkv) with its manifest.
+    """Write a data set of synthetic clips (lossless mkv) with its manifest, all of it or nothing.
 
     Args:
         directory: Folder of the data set; made where it is missing.
@@ -176,24 +179,35 @@ def write_synthetic(
         test_every: Every so-manieth clip goes to the split `"test"`; None puts all in `"train"`.
         flow: Also write `flow/000000.npz` with the arrays `flow` and `mask` of each clip, named by the manifest's
             extra key `"flow"`.
+        overwrite: Replace the clips, the flow and the manifest that are there.
         progress: Called with `(done, total, what)`.
 
     Returns:
         The manifest file.
+
+    Raises:
+        InputError: An argument is out of range.
+        DataError: The folder holds a data set already.
     """
     if count < 1:
         raise InputError(f"count={count}: a data set needs at least one clip.")
+    if test_every is not None and test_every < 1:
+        raise InputError(f"test_every={test_every}: every so-manieth clip goes to the test split, 1 or more.")
     root = Path(directory)
-    for part in ("clips", "flow") if flow else ("clips",):
-        (root / part).mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in range(count):
-        clip = synthetic_clip((seed, index), num_frames, size, fps, objects=objects, textured=textured)
-        split = "test" if test_every and index % test_every == test_every - 1 else "train"
-        rows.append(_write(clip, root, index, split, flow))
-        if progress:
-            progress(index + 1, count, "clips")
-    return write_manifest(root, rows)
+    refuse_existing(root, overwrite, names=_PARTS)
+    synthetic_clip((seed, 0), num_frames, size, fps, objects=objects, textured=textured)  # refuses before it writes
+    with replacing(root, _PARTS) as part:
+        for name in _PARTS[:2] if flow else _PARTS[:1]:
+            (part / name).mkdir()
+        rows = []
+        for index in range(count):
+            clip = synthetic_clip((seed, index), num_frames, size, fps, objects=objects, textured=textured)
+            split = "test" if test_every and index % test_every == test_every - 1 else "train"
+            rows.append(_write(clip, part, index, split, flow))
+            if progress:
+                progress(index + 1, count, "clips")
+        write_manifest(part, rows)
+    return root / MANIFEST_NAME
 
 
 def _write(clip: SyntheticClip, root: Path, index: int, split: str, flow: bool) -> Clip:

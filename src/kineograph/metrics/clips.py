@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kineograph._text import read_json, read_json_lines, read_words
 from kineograph.data.manifest import MANIFEST_NAME, read_manifest
 from kineograph.errors import DataError, InputError, MediaError
 from kineograph.metrics.features.weights import file_hash
@@ -225,23 +225,29 @@ def attach_prompts(
 def _read_prompts(path: Path) -> Mapping[str, str] | list[str]:
     if not path.is_file():
         raise InputError(f"The prompt file '{path}' does not exist.")
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".json":
-            return json.loads(text)
-        if path.suffix == ".jsonl":
-            return dict(_prompt_row(json.loads(line)) for line in text.splitlines() if line.strip())
-    except (json.JSONDecodeError, KeyError) as error:
-        raise DataError(f"{path} is no prompt file: {error!r}.") from error
-    return [line for line in text.splitlines() if line.strip()]
+    if path.suffix == ".json":
+        return _prompt_table(read_json(path), path)
+    if path.suffix == ".jsonl":
+        return dict(_prompt_row(row, f"{path}:{number}") for number, row in read_json_lines(path))
+    return read_words(path)
 
 
-def _prompt_row(row: Mapping[str, str]) -> tuple[str, str]:
-    pick = lambda keys: next(row[k] for k in keys if k in row)
-    try:
-        return pick(("path", "file", "name")), pick(("caption", "prompt"))
-    except StopIteration as error:
-        raise KeyError("path and caption") from error
+def _prompt_table(content: Any, path: Path) -> Mapping[str, str]:
+    if not isinstance(content, dict) or not all(isinstance(prompt, str) for prompt in content.values()):
+        raise DataError(f"'{path}' is no prompt file: expected a JSON object from clip name to prompt.")
+    return content
+
+
+def _prompt_row(row: Any, where: str) -> tuple[str, str]:
+    """Return a clip's name and prompt from one line of JSON."""
+    found = row if isinstance(row, dict) else {}
+    name, prompt = (
+        next((found[key] for key in keys if isinstance(found.get(key), str)), None)
+        for keys in (("path", "file", "name"), ("caption", "prompt"))
+    )
+    if name is None or prompt is None:
+        raise DataError(f"{where}: expected an object with path (or file, name) and caption (or prompt).")
+    return name, prompt
 
 
 def fingerprint(identities: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ cross-validation and rank correlations with intervals.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kineograph._text import read_json, read_words
 from kineograph.errors import DataError, InputError, require
 from kineograph.metrics.arrays import ArrayLike, as_features, as_tensor, finite
 
@@ -156,11 +156,10 @@ def read_prompts(text_file: Path, metadata_file: Path) -> list[Prompt]:
     Raises:
         DataError: Unreadable, or an attribute that EvalCrafter does not know.
     """
-    lines = [line.strip() for line in text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines, table = read_words(text_file), read_json(metadata_file)
     try:
-        table = json.loads(metadata_file.read_text(encoding="utf-8"))
         rows = [table.get(f"{i:04d}", {}).get("attributes", {}) for i in range(len(lines))]
-    except (json.JSONDecodeError, AttributeError) as error:
+    except AttributeError as error:
         raise DataError(f"{metadata_file} is no EvalCrafter metadata: {error}.") from error
     unknown = {key for row in rows for key in row} - set(ATTRIBUTES)
     if unknown:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineograph.errors import InputError, WeightsError, unknown
-from kineograph.models.weights import load_diffusers, save_diffusers
+from kineograph.models.weights import load_diffusers, read_json, save_diffusers
 
 OPTIONS_NAME = "kineograph.json"
 COLOUR_GAIN = 2.0  # pictures in [-1, 1] have a deviation of about one half; latents should have one
@@ -228,7 +228,7 @@ def load_autoencoder(directory: str | Path) -> FrameAutoencoder:
     """
     file = Path(directory) / OPTIONS_NAME
     try:
-        options = json.loads(file.read_text()) if file.is_file() else {}
+        options = read_json(file) if file.is_file() else {}
         patch, shortcut = int(options.pop("patch", 1)), bool(options.pop("shortcut", False))
     except (ValueError, AttributeError, TypeError) as error:
         raise WeightsError(f"'{file}' is not valid: {error}.") from error

@@ -126,9 +126,9 @@ def load_image_encoder(encoder: str | Path, processor: str | Path | None = None)
 
 def _colours(file: Path) -> dict[str, tuple[float, ...]]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
         return {"mean": tuple(data["image_mean"]), "std": tuple(data["image_std"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise WeightsError(f"'{file}' does not say how colours are normalised ({error}).") from error
 
 

@@ -10,13 +10,12 @@ and the same with `.bin`, where transformers says `pytorch_model` for `model`.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kineograph._notices import notice
-from kineograph._weight_kinds import why_no_json
+from kineograph._read_weights import read_configuration
 from kineograph.errors import WeightsError
 
 PRECISIONS = ("", "fp32", "fp16", "bf16")
@@ -135,10 +134,7 @@ def shards_of(index: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> list[str]:
-    try:
-        content = json.loads(index.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"'{index}' cannot be read as JSON: {why_no_json(index, error)}.") from error
+    content = read_configuration(index)
     parts = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not parts:
         raise WeightsError(f"'{index}' names no files of weights.")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kineograph._read_weights import read_safetensors_file, read_weight_file
-from kineograph._weight_kinds import layout_of, why_no_json
+from kineograph._read_weights import read_configuration, read_safetensors_file, read_weight_file
+from kineograph._weight_kinds import layout_of
 from kineograph.errors import KineographError, WeightsError
 from kineograph.models.weight_files import find_files
 from kineograph.temporal.finite import not_finite
@@ -112,10 +112,7 @@ def _check_sane(name: str, value: Any, file: str | Path) -> None:
 
 def _read_object(file: str | Path) -> dict[str, Any]:
     path = Path(file)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"'{path}' cannot be read as JSON: {why_no_json(path, error)}.") from error
+    content = read_configuration(path)
     if not isinstance(content, dict):
         raise WeightsError(f"'{path}' does not hold a JSON object.")
     return content

@@ -35,7 +35,7 @@ LOOK_STEPS, LOOK_BATCH, LOOK_RATE = 1000, 96, 2e-2
 SMALL = 1e-6  # variance below which a direction of names is rounding
 HIDDEN = 0.7
 """Share of the samples of things in several looks whose own name is hidden from the draft."""
-CONTRAST = 5.0  # Ours: of 1, 5, 20 and 50, see docs/emoji/training.md
+CONTRAST = 5.0  # Ours: of 1, 5, 20 and 50, see docs/emoji/diary.md
 
 
 class DraftTask:
