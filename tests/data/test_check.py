@@ -1,9 +1,11 @@
 """`check` says what is in a data set, what is wrong, and what a training run would leave out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kineograph.data.check import check
 from kineograph.data.manifest import Clip, write_manifest
@@ -110,11 +112,11 @@ def test_what_a_request_drops(tmp_path):
     write_manifest(tmp_path, [*clips, Clip("gone.mkv", "x", 8, 16, 32, 32)])
     report = check(tmp_path, num_frames=16, fps=8, size=32)
     assert report.kept == 2  # the first, and the third (2 s at 24 fps)
-    assert report.dropped == {"shorter than 16 frames at 8 fps": 2, "a single picture": 1, "missing": 1}
+    assert report.dropped == {"shorter than 16 frames at 8 fps": 2, "a single frame at 8 fps": 1, "missing": 1}
     assert report.enlarged == 1
     assert len(clips) + 1 == report.kept + sum(report.dropped.values())
-    assert "a run of 16 frames keeps 2 of 6 clips" in report.summary()
-    assert check(tmp_path, num_frames=16).dropped == {"a single picture": 1, "shorter than 16 frames": 1, "missing": 1}
+    assert "a run of 16 frames at 8 fps keeps 2 of 6 clips\n2 dropped: shorter" in report.summary()
+    assert check(tmp_path, num_frames=16).dropped == {"a single frame": 1, "shorter than 16 frames": 1, "missing": 1}
     assert check(tmp_path, num_frames=1).kept == 5
 
 
@@ -125,6 +127,56 @@ def test_a_kept_clip_really_gives_the_frames(tmp_path, frames):
     available = len(Video.read(tmp_path / "0.mkv", fps=8))
     for wanted in range(max(1, available - 1), available + 2):
         assert check(tmp_path, num_frames=wanted, fps=8).kept == (wanted <= available)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_clips_of_varying_rate_are_judged_by_time(tmp_path, decode):
+    """60 pictures, one every 0.1 s on average: 6 s give 48 samples at 8 fps, whatever rate the header names."""
+    steps = np.tile([0.05, 0.15], 30)
+    times = np.concatenate([[0.0], np.cumsum(steps)[:-1]])
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    path = Video.from_uint8(pixels, 10, times=times.tolist()).save(tmp_path / "a.mkv")
+    write_manifest(tmp_path, [Clip(path.name, "x", 10.0, 60, 16, 16)])
+    available = len(Video.read(path, fps=8))
+    assert available in (47, 48)
+    assert check(tmp_path, num_frames=available, fps=8, decode=decode).kept == 1
+    assert check(tmp_path, num_frames=available + 1, fps=8, decode=decode).dropped == {
+        f"shorter than {available + 1} frames at 8 fps": 1
+    }
+
+
+def test_a_clip_that_changes_its_size_is_unreadable(tmp_path):
+    """Training would refuse it: its frames do not stack."""
+    frames = [Image.new("RGB", (16, height), "red") for height in (16, 24)]
+    (tmp_path / "a").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "a" / f"{number}.png")
+    write_manifest(tmp_path, [Clip("a", "x", 8.0, 2, 16, 16)])
+    assert list(check(tmp_path).unreadable) == ["a"]
+
+
+def test_one_file_under_two_names_and_paths_that_lead_out(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    clips = data_set(tmp_path, [(2, (16, 16), 8)] * 2)
+    (tmp_path / "0.mkv").rename(root / "0.mkv")
+    (root / "link.mkv").symlink_to("0.mkv")
+    paths = ["0.mkv", "./0.mkv", "link.mkv", "../1.mkv", str(tmp_path / "1.mkv"), "x/../0.mkv"]
+    write_manifest(root, [replace(clips[0], path=path) for path in paths])
+    report = check(root)
+    assert report.duplicates == ["./0.mkv", "link.mkv", str(tmp_path / "1.mkv"), "x/../0.mkv"]
+    assert report.outside == ["../1.mkv", str(tmp_path / "1.mkv")]
+    assert "2 lead out of the folder, such as ../1.mkv" in report.summary()
+
+
+def test_a_windows_path_is_found(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (clip,) = data_set(tmp_path, [(2, (16, 16), 8)])
+    (tmp_path / "0.mkv").rename(tmp_path / "clips" / "0.mkv")
+    write_manifest(tmp_path, [replace(clip, path="clips\\0.mkv")])
+    assert check(tmp_path).ok
+    write_manifest(tmp_path, [replace(clip, path="clips\\1.mkv")])
+    assert check(tmp_path).missing == ["clips\\1.mkv"]
 
 
 def test_impossible_requests_and_places(tmp_path):

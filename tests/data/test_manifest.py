@@ -25,6 +25,12 @@ def test_round_trip_keeps_unknown_keys(tmp_path):
         ('{"path": "a.mp4"}', "'caption' is missing"),
         ('{"path": 3, "caption": "", "fps": 1, "frames": 1, "width": 1, "height": 1}', "'path'"),
         ('{"path": "a", "caption": "", "fps": 1, "frames": 0, "width": 1, "height": 1}', "from 1 to"),
+        ('{"path": "a", "caption": "", "fps": NaN, "frames": 1, "width": 1, "height": 1}', "fps from 0 on"),
+        ('{"path": "a", "caption": "", "fps": 1, "frames": 1, "width": 1e999, "height": 1}', "'width'"),
+        ('{"path": "a", "caption": "", "fps": 1, "frames": 1' + 20 * "0" + ', "width": 1, "height": 1}', "from 1 to"),
+        ('{"path": "a\\u0000", "caption": "", "fps": 1, "frames": 1, "width": 1, "height": 1}', "names no file"),
+        ('{"path": "a", "caption": "", "fps": 1, "frames": 1, "width": 1, "height": 1, "split": 3}', "'split'"),
+        ("[" * 99999, "not valid JSON"),
         ('{"path": "a", "caption": "", "fps": true, "frames": 1, "width": 1, "height": 1}', "'fps'"),
     ],
 )
@@ -34,6 +40,14 @@ def test_bad_lines_are_named(tmp_path, line, words):
     with pytest.raises(DataError, match=r"manifest\.jsonl:2") as caught:
         list(iterate_manifest(tmp_path))
     assert words in str(caught.value)
+
+
+def test_names_that_are_not_utf8_and_empty_fields(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    file = write_manifest(tmp_path, [replace(CLIP, path=name), CLIP])
+    assert [clip.path for clip in read_manifest(tmp_path)] == [name, "a.mp4"]
+    file.write_text(file.read_text().replace('"source": ""', '"source": null'))
+    assert [clip.source for clip in read_manifest(tmp_path)] == ["", ""]
 
 
 def test_missing_manifest_and_split_are_explained(tmp_path):

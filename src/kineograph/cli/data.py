@@ -53,7 +53,7 @@ class Check:
     """Frames per sample of a planned training run (default: no request)."""
 
     fps: Annotated[float | None, arg(metavar="FPS")] = None
-    """Its sampling rate, in frames per second (default: each clip's own)."""
+    """Its sampling rate, in frames per second (default: 8, as train takes them)."""
 
     size: Annotated[int | None, arg(metavar="PIXELS")] = None
     """Edge of its samples, in pixels (default: any)."""
@@ -240,12 +240,14 @@ def _synthetic(args: Synthetic) -> int:
 def _check(args: Check) -> int:
     """Check a data set."""
     from kineograph.data.check import check
+    from kineograph.data.frames import FrameSpec
 
+    asked = args.num_frames is not None or args.size is not None
     with stages() as progress:
         report = check(
             args.directory,
             num_frames=args.num_frames,
-            fps=args.fps,
+            fps=FrameSpec.fps if args.fps is None and asked else args.fps,
             size=args.size,
             decode=not args.fast,
             workers=args.workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kineograph.data.importers import measured
+from kineograph.data.facts import MISSING, Facts, file_facts
+from kineograph.data.lengths import Fit, fit_of, why_too_short
 from kineograph.data.manifest import Clip, iterate_manifest, manifest_path
-from kineograph.errors import DataError, InputError, KineographError
-from kineograph.video import iterate
+from kineograph.errors import DataError, InputError
 
 Progress = Callable[[int, int | None, str], None]
 _FPS_TOLERANCE = 0.02
@@ -52,13 +52,15 @@ class CheckReport:
             powers of two. Largest bucket first.
         first_bad_line: The message about the first line that is no clip (`file:line: ...`); lines after it were not
             read. None if all are good.
-        duplicates: Paths that occur more than once.
+        duplicates: Paths that name a file which an earlier line names.
         missing: Paths without a file.
         unreadable: Path to reason.
         mismatched: Path to what the manifest says and the file is.
         decoded: Whether files were decoded to their end, or only opened.
+        outside: Paths that lead out of the folder, which so cannot be moved or passed on alone; no fault.
         request: What a training run wants, if asked.
-        kept: Clips that serve the request.
+        fit: Which clips serve the request, by the frames that they really give.
+        kept: Number of those that do.
         dropped: Reason to number of clips that do not.
         enlarged: Clips that serve the request but are smaller than its size.
     """
@@ -79,7 +81,9 @@ class CheckReport:
     unreadable: dict[str, str]
     mismatched: dict[str, str]
     decoded: bool
+    outside: list[str]
     request: Request | None
+    fit: Fit | None
     kept: int
     dropped: dict[str, int]
     enlarged: int
@@ -92,7 +96,7 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as plain JSON values."""
-        return {"ok": self.ok, **asdict(self)}
+        return {"ok": self.ok, **{key: value for key, value in asdict(self).items() if key != "fit"}}
 
     def summary(self) -> str:
         """Give the report in words."""
@@ -127,15 +131,14 @@ def check(
     request = _wanted(num_frames, fps, size)
     clips, bad_line = _good_clips(directory)
     root = manifest_path(directory).parent
-    found: dict[int, dict[str, Any] | str] = {}
+    found: list[Facts | str] = []
     with ThreadPoolExecutor(workers) as pool:
-        for index, facts in enumerate(pool.map(lambda clip: _facts(root / clip.path, decode), clips)):
-            found[index] = facts
+        for facts in pool.map(lambda clip: file_facts(root / clip.path, decode), clips):
+            found.append(facts)
             if progress:
-                progress(index + 1, len(clips), "clips")
-    reasons = [_dropped_because(clip, found[index], request) for index, clip in enumerate(clips)]
-    kept = [clip for clip, reason in zip(clips, reasons, strict=True) if reason is None]
-    pairs = [(clip, found[index]) for index, clip in enumerate(clips)]
+                progress(len(found), len(clips), "clips")
+    fit = _fit(found, request) if request else None
+    pairs = list(zip(clips, found, strict=True))
     return CheckReport(
         manifest=str(manifest_path(directory)),
         clips=len(clips),
@@ -148,19 +151,18 @@ def check(
         distinct_captions=len({clip.caption for clip in clips if clip.caption.strip()}),
         buckets=_bucket_rows(clips),
         first_bad_line=bad_line,
-        duplicates=[path for path, count in Counter(clip.path for clip in clips).items() if count > 1],
-        missing=[clip.path for clip, facts in pairs if facts == _MISSING],
-        unreadable={clip.path: facts for clip, facts in pairs if isinstance(facts, str) and facts != _MISSING},
+        duplicates=_duplicates(root, clips),
+        missing=[clip.path for clip, facts in pairs if facts == MISSING],
+        unreadable={clip.path: facts for clip, facts in pairs if isinstance(facts, str) and facts != MISSING},
         mismatched={clip.path: text for clip, facts in pairs if (text := _mismatch(clip, facts))},
         decoded=decode,
+        outside=[clip.path for clip in clips if _leads_out(clip.path)],
         request=request,
-        kept=len(kept) if request else 0,
-        dropped=_count(reason for reason in reasons if reason) if request else {},
-        enlarged=sum(_is_enlarged(clip, request) for clip in kept),
+        fit=fit,
+        kept=len(fit.kept) if fit else 0,
+        dropped=fit.dropped if fit else {},
+        enlarged=sum(_is_enlarged(clips[index], request) for index in fit.kept) if fit else 0,
     )
-
-
-_MISSING = "the file is missing"
 
 
 def _wanted(num_frames: int | None, fps: float | None, size: int | tuple[int, int] | None) -> Request | None:
@@ -188,44 +190,42 @@ def _good_clips(directory: str | Path) -> tuple[list[Clip], str | None]:
     return clips, None
 
 
-def _facts(file: Path, decode: bool) -> dict[str, Any] | str:
-    """Measure a file; the reason as text if that fails."""
-    if not file.exists():
-        return _MISSING
-    facts = measured(file)
-    if isinstance(facts, str) or not decode:
-        return facts
-    try:
-        return facts | {"frames": sum(1 for _ in iterate(file))}
-    except KineographError as error:
-        return str(error)
+def _duplicates(root: Path, clips: list[Clip]) -> list[str]:
+    """List the paths that name a file a second time, however they are written."""
+    seen: set[str] = set()
+    again: dict[str, None] = {}
+    for clip in clips:
+        file = os.path.realpath(root / clip.path)
+        if file in seen:
+            again[clip.path] = None
+        seen.add(file)
+    return list(again)
 
 
-def _mismatch(clip: Clip, facts: dict[str, Any] | str) -> str | None:
+def _leads_out(path: str) -> bool:
+    return Path(path).is_absolute() or Path(os.path.normpath(path)).parts[:1] == ("..",)
+
+
+def _mismatch(clip: Clip, facts: Facts | str) -> str | None:
     """Say where the manifest and the file differ."""
     if isinstance(facts, str):
         return None
-    claimed = {key: getattr(clip, key) for key in facts}
-    fps_fits = abs(clip.fps - facts["fps"]) <= _FPS_TOLERANCE * facts["fps"] or clip.frames == 1
-    wrong = [key for key in facts if claimed[key] != facts[key] and not (key == "fps" and fps_fits)]
-    return "; ".join(f"{key} is {facts[key]:g}, the manifest says {claimed[key]:g}" for key in wrong) or None
+    wrong = [key for key in ("fps", "frames", "height", "width") if getattr(clip, key) != getattr(facts, key)]
+    if clip.frames == 1 or any(abs(clip.fps - rate) <= _FPS_TOLERANCE * rate for rate in (facts.fps, facts.average)):
+        wrong = [key for key in wrong if key != "fps"]
+    says = [f"{key} is {getattr(facts, key):g}, the manifest says {getattr(clip, key):g}" for key in wrong]
+    return "; ".join(says) or None
 
 
-def _dropped_because(clip: Clip, facts: dict[str, Any] | str, request: Request | None) -> str | None:
-    """Say why a clip does not serve a request, as a bucket for counting."""
-    if request is None:
-        return None
+def _fit(found: list[Facts | str], request: Request) -> Fit:
+    """Choose the clips that serve a request, as training does."""
+    return fit_of([_dropped_because(facts, request) for facts in found], request.num_frames, request.fps)
+
+
+def _dropped_because(facts: Facts | str, request: Request) -> str | None:
     if isinstance(facts, str):
-        return "missing" if facts == _MISSING else "unreadable"
-    if request.num_frames > 1 and facts["frames"] == 1:
-        return "a single picture"
-    # Samples are taken at 0, 1/fps, 2/fps, ... before the clip's end.
-    rate = facts["fps"] or 1.0
-    samples = facts["frames"] if request.fps is None else math.ceil(facts["frames"] * request.fps / rate - 1e-6)
-    if samples < request.num_frames:
-        at = "" if request.fps is None else f" at {request.fps:g} fps"
-        return f"shorter than {request.num_frames} frames{at}"
-    return None
+        return "missing" if facts == MISSING else "unreadable"
+    return why_too_short(facts.given(request.fps), request.num_frames, request.fps)
 
 
 def _is_enlarged(clip: Clip, request: Request | None) -> bool:
@@ -278,6 +278,8 @@ def _troubles(report: CheckReport) -> Iterator[str]:
         if reasons:
             path, reason = next(iter(reasons.items()))
             yield f"{len(reasons)} {what}, such as {path}: {reason}"
+    if report.outside:
+        yield f"{len(report.outside)} lead out of the folder, such as {report.outside[0]}"
     if not report.decoded:
         yield "files were opened but not decoded"
 
@@ -285,8 +287,6 @@ def _troubles(report: CheckReport) -> Iterator[str]:
 def _request(report: CheckReport) -> Iterator[str]:
     if report.request is None:
         return
-    yield f"a run of {report.request.num_frames} frames keeps {report.kept} of {report.clips} clips"
-    for reason, count in report.dropped.items():
-        yield f"{count} dropped: {reason}"
+    yield from str(report.fit).split("; ")
     if report.enlarged:
         yield f"{report.enlarged} are smaller than the requested size and would be enlarged"

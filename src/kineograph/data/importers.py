@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kineograph._text import read_table, read_text
+from kineograph.data.facts import Facts, file_facts
 from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, write_manifest
 from kineograph.data.replacing import refuse_existing
-from kineograph.errors import DataError, KineographError, unknown
-from kineograph.video import probe
+from kineograph.errors import DataError, unknown
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv", ".3gp", ".gif")
@@ -393,22 +393,10 @@ def _imported(
     )
 
 
-def _probed(entries: Iterable[_Entry], workers: int) -> Iterator[tuple[_Entry, dict[str, Any] | str]]:
+def _probed(entries: Iterable[_Entry], workers: int) -> Iterator[tuple[_Entry, Facts | str]]:
     with ThreadPoolExecutor(workers) as pool:
         entries = list(entries)
-        yield from zip(entries, pool.map(lambda entry: measured(entry.file), entries), strict=True)
-
-
-def measured(file: Path) -> dict[str, Any] | str:
-    """Give the manifest's measured keys (fps, frames, width, height) of a file, or why it cannot be read."""
-    try:
-        info = probe(file)
-    except KineographError as error:
-        return str(error)
-    if not info.frames or (info.frames > 1 and not info.fps):
-        return "its number of frames or its frame rate is unknown"
-    fps = 0.0 if info.frames == 1 else float(info.fps or 0)
-    return {"fps": fps, "frames": info.frames, "width": info.width, "height": info.height}
+        yield from zip(entries, pool.map(lambda entry: file_facts(entry.file), entries), strict=True)
 
 
 def _by_file(place: Path) -> dict[Path, Clip]:
@@ -416,7 +404,7 @@ def _by_file(place: Path) -> dict[Path, Clip]:
     return {(place / clip.path).resolve(): clip for _, clip in iterate_manifest(place)}
 
 
-def _clip(entry: _Entry, facts: dict[str, Any], given: _Given) -> Clip:
+def _clip(entry: _Entry, facts: Facts, given: _Given) -> Clip:
     """Make a manifest line of what the source says, then of what holds for all, then of what the manifest said."""
     file, root = entry.file.resolve(), given.place.resolve()
     before = given.before.get(file)
@@ -428,5 +416,8 @@ def _clip(entry: _Entry, facts: dict[str, Any], given: _Given) -> Clip:
         licence=entry.fields.get("licence") or given.licence or (before.licence if before else ""),
         split=entry.fields.get("split") or given.split or (before.split if before else "train"),
         extra={**(before.extra if before else {}), **entry.extra},
-        **facts,
+        fps=facts.fps,
+        frames=facts.frames,
+        width=facts.width,
+        height=facts.height,
     )
