@@ -32,7 +32,7 @@ from kineograph.models.weights import (
     write_json,
     write_safetensors,
 )
-from kineograph.temporal.frames import Clip, clip_of
+from kineograph.temporal.frames import Clip, additive_mask, clip_of
 from kineograph.temporal.inflate import (
     inflate,
     load_spatial_state_dict,
@@ -72,6 +72,7 @@ class VideoUNet(nn.Module):
         context_mask: Tensor | None = None,
         *,
         num_images: int = 0,
+        frame_mask: Tensor | None = None,
         class_labels: Tensor | None = None,
         added_conditions: Mapping[str, Tensor] | None = None,
         down_residuals: Sequence[Tensor] | None = None,
@@ -85,6 +86,10 @@ class VideoUNet(nn.Module):
             context: Text tokens `(batch, tokens, channels)`, or per frame `(batch, frames, tokens, channels)`.
             context_mask: True where a token counts, `(batch, tokens)` or `(batch, frames, tokens)`.
             num_images: The last so many frames are independent images that temporal layers pass by.
+            frame_mask: Which frames see which in every attention over frames: bool, True where the row's frame may look
+                at the column's, or what is added to the logits; `(frames, frames)` or `(batch, frames, frames)` without
+                the images. The lower triangle is causal, the diagonal leaves each frame to itself (GenTron's
+                motion-free mode; Chen et al. 2023, arXiv:2312.04557, section 3.3).
             class_labels: Class or noise level `(batch, ...)`, for networks that take one.
             added_conditions: diffusers' `added_cond_kwargs`, each `(batch, ...)`; Stable Diffusion XL has
                 `text_embeds` and `time_ids`.
@@ -99,7 +104,8 @@ class VideoUNet(nn.Module):
         """
         batch, frames = self._check(x)
         self._check_added(added_conditions)
-        clip = Clip(frames, num_images, self._temporal)
+        mask = None if frame_mask is None else additive_mask(frame_mask, x.dtype)
+        clip = Clip(frames, num_images, self._temporal, mask=mask)
         arguments: dict[str, Any] = {"class_labels": _per_frame(class_labels, batch, frames, 0, "class_labels")}
         if context is not None:
             arguments["encoder_hidden_states"] = _per_frame(context, batch, frames, 2, "context")

@@ -45,7 +45,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None 
     return torch.cat([_attend_fused(a, b, c, num_heads, extra) for a, b, c, extra in pieces])
 
 
-def attend_relative(q: Tensor, k: Tensor, v: Tensor, num_heads: int, key_codes: Tensor, value_codes: Tensor) -> Tensor:
+def attend_relative(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_heads: int,
+    key_codes: Tensor,
+    value_codes: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Attend with a code of each pair's distance added to key and value (Shaw et al. 2018, arXiv:1803.02155, eq. 3, 4).
 
     Args:
@@ -55,6 +63,7 @@ def attend_relative(q: Tensor, k: Tensor, v: Tensor, num_heads: int, key_codes: 
         num_heads: Number of heads.
         key_codes: `(tokens, tokens, head_dim)`.
         value_codes: `(tokens, tokens, head_dim)`.
+        bias: Added to the logits, as in `attend`.
 
     Returns:
         `(sequences, tokens, heads * head_dim)`.
@@ -62,7 +71,7 @@ def attend_relative(q: Tensor, k: Tensor, v: Tensor, num_heads: int, key_codes: 
     q, k, v = (rearrange(x, "s n (h d) -> s h n d", h=num_heads) for x in (q, k, v))
     q = q * q.shape[-1] ** -0.5
     logits = q @ k.transpose(-1, -2) + torch.einsum("shnd,nmd->shnm", q, key_codes.to(q.dtype))
-    weights = logits.softmax(-1).to(v.dtype)
+    weights = (logits if bias is None else logits + bias.to(logits.dtype)).softmax(-1).to(v.dtype)
     out = weights @ v + torch.einsum("shnm,nmd->shnd", weights, value_codes.to(v.dtype))
     return rearrange(out, "s h n d -> s n (h d)")
 

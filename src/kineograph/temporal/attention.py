@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kineograph.temporal.attend import attend, attend_relative
+from kineograph.temporal.frames import frame_bias, plus
 from kineograph.temporal.layer import TemporalLayer, zero
 from kineograph.temporal.norm import FrameGroupNorm, NormOver, divisor
 from kineograph.temporal.position import check_length, sinusoidal_positions
@@ -52,12 +53,13 @@ class FrameAttention(nn.Module):
         Args:
             x: What asks.
             context: What is asked; None: `x` itself.
-            bias: Added to the logits, see `attend`.
+            bias: Added to the logits, see `attend`; so is the clip's mask where frames ask each other.
         """
         source = x if context is None else context
+        bias = plus(bias, frame_bias(len(x), x)) if context is None else bias
         if self.relative is not None:
             q, k, v = self.query(x), self.key(source), self.value(source)
-            return self.output(attend_relative(q, k, v, self.num_heads, *self.relative(x.shape[1])))
+            return self.output(attend_relative(q, k, v, self.num_heads, *self.relative(x.shape[1]), bias))
         return self.output(attend(self.query(x), self.key(source), self.value(source), self.num_heads, bias))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kineograph.temporal.attend import attend
 from kineograph.temporal.attention import head_split
+from kineograph.temporal.frames import frame_bias, plus
 from kineograph.temporal.layer import TemporalLayer, zero
 
 
@@ -97,5 +98,6 @@ class TemporalRotaryAttention(TemporalLayer):
         """Map folded tokens `(batch * frames, tokens, channels)` to the same shape."""
         tokens = self.norm(rearrange(x, "(b f) n c -> (b n) f c", f=num_frames))
         query, key = (rotate(part(tokens), self.num_heads, self.rotary) for part in (self.query, self.key))
-        attended = attend(query, key, self.value(tokens), self.num_heads, self.distance(num_frames))
+        bias = plus(self.distance(num_frames), frame_bias(len(tokens), tokens))
+        attended = attend(query, key, self.value(tokens), self.num_heads, bias)
         return x + rearrange(self.output(attended), "(b n) f c -> (b f) n c", n=x.shape[1])
