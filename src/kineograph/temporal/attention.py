@@ -59,7 +59,7 @@ class FrameAttention(nn.Module):
         bias = plus(bias, frame_bias(len(x), x)) if context is None else bias
         if self.relative is not None:
             q, k, v = self.query(x), self.key(source), self.value(source)
-            return self.output(attend_relative(q, k, v, self.num_heads, *self.relative(x.shape[1]), bias))
+            return self.output(attend_relative(q, k, v, self.num_heads, *self.relative(x.shape[1]), bias=bias))
         return self.output(attend(self.query(x), self.key(source), self.value(source), self.num_heads, bias))
 
 
