@@ -9,7 +9,7 @@ from PIL import Image
 
 from kineograph import cli
 from kineograph.data import emoji_words
-from kineograph.data.emoji import PACKAGES, archive_name
+from kineograph.data.emoji_archives import PACKAGES, archive_name
 
 MEN = ["1f939-1f3fb-200d-2642", "1f939-1f3ff-200d-2642", "1f600", "1f680"]  # juggling men, a grinning face, a rocket
 
@@ -93,6 +93,17 @@ def test_synthetic_clips_pass_the_check(shapes, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["clips"], report["kept"], report["splits"]) == (True, 6, 6, {"train": 4, "test": 2})
     assert len(list((shapes / "flow").glob("*.npz"))) == 6
+
+
+@pytest.mark.parametrize(
+    "words", [["synthetic", "-o", "SET", "--count", "1"], ["import", "SET/clips", "-o", "SET"], ["emoji", "-o", "SET"]]
+)
+def test_a_data_set_is_not_written_over_unasked(shapes, archives, capsys, words):
+    before = {file: file.read_bytes() for file in shapes.rglob("*") if file.is_file()}
+    words += ["--archives", str(archives)] if words[0] == "emoji" else []
+    assert cli.main(["data", *(word.replace("SET", str(shapes)) for word in words)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert before == {file: file.read_bytes() for file in shapes.rglob("*") if file.is_file()}
 
 
 def test_a_check_that_finds_something_fails(shapes, capsys):

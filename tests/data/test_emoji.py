@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kineograph.data import emoji, emoji_words
+from kineograph.data import emoji, emoji_archives, emoji_words
 from kineograph.data.captions import weighted_captions
 from kineograph.data.manifest import read_manifest
 from kineograph.errors import DataError, InputError, ResourceError
@@ -37,8 +37,8 @@ def archives(tmp_path):
     }
     folder = tmp_path / "archives"
     folder.mkdir()
-    for number, package in enumerate(emoji.PACKAGES):
-        with tarfile.open(folder / emoji.archive_name(package), "w:gz") as tar:
+    for number, package in enumerate(emoji_archives.PACKAGES):
+        with tarfile.open(folder / emoji_archives.archive_name(package), "w:gz") as tar:
             for stem, content in contents[number].items():
                 info = tarfile.TarInfo(f"package/assets/{stem}.webp")
                 info.size = len(content)
@@ -49,7 +49,7 @@ def archives(tmp_path):
 
 def write_keywords(folder, table):
     content = json.dumps(table).encode()
-    with tarfile.open(folder / emoji.archive_name(emoji_words.PACKAGE), "w:gz") as tar:
+    with tarfile.open(folder / emoji_archives.archive_name(emoji_words.PACKAGE), "w:gz") as tar:
         info = tarfile.TarInfo("package/dist/emoji-en-US.json")
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
@@ -85,11 +85,39 @@ def test_second_run_keeps_clips_and_gives_the_same_manifest(archives, tmp_path):
     manifest = (tmp_path / "out" / "manifest.jsonl").read_bytes()
     clip = next((tmp_path / "out" / "clips").iterdir())
     before = clip.stat().st_mtime_ns
-    assert emoji.obtain_emoji(tmp_path / "out", archives=archives, size=16) == first
+    with pytest.raises(DataError, match=r"already holds a data set .*--overwrite"):
+        emoji.obtain_emoji(tmp_path / "out", archives=archives, size=16)
+    assert emoji.obtain_emoji(tmp_path / "out", archives=archives, size=16, overwrite=True) == first
     assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == manifest
     assert clip.stat().st_mtime_ns == before
     with pytest.raises(DataError, match="begun with"):
-        emoji.obtain_emoji(tmp_path / "out", archives=archives, size=32)
+        emoji.obtain_emoji(tmp_path / "out", archives=archives, size=32, overwrite=True)
+
+
+def test_a_limit_takes_animated_clips_and_progress_has_a_total(archives, tmp_path):
+    seen = []
+    report = emoji.obtain_emoji(
+        tmp_path / "out", archives=archives, size=16, limit=2, progress=lambda *step: seen.append(step)
+    )
+    assert (report.clips, report.animated) == (2, 2)
+    assert report.bytes == sum(file.stat().st_size for file in (tmp_path / "out" / "clips").iterdir())
+    assert seen[-2:] == [(1, 2, "clips"), (2, 2, "clips")]
+    assert all(total is not None for _, total, _ in seen)
+    with pytest.raises(InputError, match="--limit 0"):
+        emoji.obtain_emoji(tmp_path / "other", archives=archives, limit=0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_trial_holds_whole_families_from_all_over_and_grows():
+    people = {f"1f9{base:02x}{tone}": True for base in range(20, 60) for tone in ("", "-1f3fb", "-1f3ff")}
+    found = {f"1f1{base:02x}": False for base in range(99)} | people
+    small, large = emoji.chosen(found, 30), emoji.chosen(found, 60)
+    assert small < large < emoji.chosen(found, 130) < emoji.chosen(found, None) == set(found)
+    assert all(found[stem] for stem in large)
+    assert not all(found[stem] for stem in emoji.chosen(found, 130))
+    families = {stem.split("-")[0] for stem in small}
+    assert len(families) == 10
+    assert max(families) > "1f928" > min(families)
 
 
 def test_transparent_background_keeps_alpha(archives, tmp_path):
@@ -122,7 +150,7 @@ def test_broken_archives_and_bad_options_are_named(archives, tmp_path):
     for size, background, words in ((4, "white", "--size 4"), (16, "grean", "'grean' is no colour")):
         with pytest.raises(InputError, match=words):
             emoji.obtain_emoji(tmp_path / "x", archives=archives, size=size, background=background)
-    broken = archives / emoji.archive_name(emoji.PACKAGES[1])
+    broken = archives / emoji_archives.archive_name(emoji_archives.PACKAGES[1])
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(DataError, match="not a complete npm archive"):
         emoji.obtain_emoji(tmp_path / "out", archives=archives, size=16)

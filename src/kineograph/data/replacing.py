@@ -76,3 +76,13 @@ def _exchange(old: Path, new: Path, aside: Path) -> None:
         if aside.exists():
             aside.rename(old)
         raise
+
+
+def place_text(path: Path, text: str) -> None:
+    """Write a small text file under a temporary name, then rename it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
