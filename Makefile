@@ -35,8 +35,8 @@ help: ## Show this list.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: $(CORE) ## Install what a user needs and make a clip with the bundled model.
-	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --preview demo.png --seed 1
-	@echo "The clip: $(CURDIR)/demo.mp4   its frames side by side: $(CURDIR)/demo.png"
+	$(BIN)/kineograph generate "a juggling man" -o demo.mp4 --preview demo.png --seed 1 --overwrite
+	@echo "The clip: $(CURDIR)/demo.mp4   eight of its sixteen frames side by side: $(CURDIR)/demo.png"
 
 test: $(TEST) ## Install what the tests need and run them (ARGS="-k name" narrows).
 	@rm -f $(ASKED)

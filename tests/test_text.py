@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kineograph._text import read_json, read_json_lines, read_lines, read_table, read_text, read_words
-from kineograph.cli.generate import read_prompts
+from kineograph.cli._prompts import read_prompts
 from kineograph.curation import lists, sources
 from kineograph.curation.config import read_config
 from kineograph.data.importers import import_data

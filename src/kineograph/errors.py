@@ -41,10 +41,27 @@ class MissingExtraError(KineographError, ImportError):
     """An optional dependency is not installed; the message holds the command that installs it."""
 
 
+BEGINNING = 0.95
+"""What a word counts that begins as the given one does, beside one that is it as a whole."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """Return `", did you mean 'x'?"` for the closest allowed word, or a full stop."""
-    close = difflib.get_close_matches(str(given), [str(word) for word in allowed], n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else "."
+    """Return `", did you mean 'x'?"` for the closest allowed word, or a full stop.
+
+    Words are close as a whole or by their beginning, whatever their case and whether written with `-` or `_`: `euler_a`
+    is near `euler-ancestral`.
+    """
+    words = [str(word) for word in allowed]
+    best = max(words, key=lambda word: _likeness(str(given), word), default="")
+    return f", did you mean '{best}'?" if words and _likeness(str(given), best) >= 0.5 else "."
+
+
+def _likeness(given: str, word: str) -> float:
+    """Return how much two words are alike, 0 to 1."""
+    one, other = (text.lower().replace("_", "-") for text in (given, word))
+    ratio = lambda text: difflib.SequenceMatcher(None, one, text).ratio()
+    beginning = ratio(other[: len(one)]) if len(one) > 2 else 0.0
+    return max(ratio(other), BEGINNING * beginning)
 
 
 def unknown(

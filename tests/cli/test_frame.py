@@ -193,7 +193,12 @@ def test_only_the_chosen_command_is_imported(program, monkeypatch):
             2,
             "error: The disk is full: '/x/clip.mp4' could not be written. Free some space, or write to another disk.\n",
         ),
-        ("denied", 2, "error: Permission denied: '/x'.\n"),
+        (
+            "denied",
+            2,
+            "error: Permission denied: '/x'. You may not read or write there; name another place, or change its "
+            "rights.\n",
+        ),
         ("interrupt", 130, "error: interrupted.\n"),
     ],
 )

@@ -69,15 +69,68 @@ def test_several_prompts_from_a_file_make_a_folder_and_a_sheet(model_folder, tmp
         (("a dog", "--num-frame", "3"), "--num-frames"),
         (("a dog", "--num-frames", "many"), "--num-frames"),
         (("a dog", "--guidance-interval", "0.5"), "--guidance-interval"),
+        (("mine.png",), "Is this a picture? --image mine.png"),
+        (("mine.mp4",), "--between"),
+        (("prompts.txt",), "--prompts prompts.txt"),
+        (("a dog", "-o", "o.png"), "holds one picture, and the clip has 16"),
+        (("a dog", "-o", "out_v1.5"), "a folder ends in a slash: 'out_v1.5/'"),
+        (("a dog", "--preview", "sheet.jpg"), "'sheet.png'"),
+        (("a dog", "-o", "a.png", "--num-frames", "1", "--preview", "a.png"), "both name 'a.png'"),
+        (("a dog", "--image", "gone.png"), "--image 'gone.png' does not exist"),
+        (("a dog", "--motion-bucket-id", "3"), "models that start from a picture"),
+        (("a dog", "--system", "modelscope"), "Training-free: text2video_zero"),
+        (("a dog", "--lora", "gone.safetensors"), "--lora: there is no file"),
+        (("a dog", "--base", "gone"), "--base: there is no file or folder 'gone'"),
+        (("a dog", "--num-frames", "500"), "from 1 to 64"),
+        (("a dog", "--sampler", "euler_a"), "did you mean 'euler-ancestral'"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, monkeypatch):
+    """Nothing is loaded for it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kineograph.sampling.generate.load", None)
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_clips_are_replaced_only_on_demand(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", model_folder, "--steps", 1, "--num-frames", 2)
+    for _ in range(2):
+        assert run("a dog", "a cat", *words) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip-2.mp4", "clip-3.mp4", "clip-4.mp4", "clip.mp4"]
+    assert capsys.readouterr().out.split() == ["clip.mp4", "clip-2.mp4", "clip-3.mp4", "clip-4.mp4"]
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    sheet = ("--preview", "sheet.png")
+    assert run("a dog", *words, "-o", "clip.mp4") == 2
+    assert "'clip.mp4' exists already. Give another name, or --overwrite" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert run("a dog", *words, "-o", "clip.mp4", "--seed", 5, *sheet, "--overwrite") == 0
+    assert (tmp_path / "clip.mp4").read_bytes() != before["clip.mp4"]
+    assert run("a dog", *words, "-o", "new.mp4", *sheet) == 2
+    assert "--preview 'sheet.png' exists already" in capsys.readouterr().err
+
+
+def test_folders_with_dots_and_pictures(model_folder, tmp_path, capsys):
+    words = ("--model", model_folder, "--steps", 1)
+    assert run("a dog", *words, "-o", f"{tmp_path}/out_v1.5/") == 0
+    assert (tmp_path / "out_v1.5" / "000-a-dog.mp4").is_file()
+    assert run("a dog", *words, "-o", tmp_path / "one.png", "--num-frames", 1) == 0
+    assert Video.read(tmp_path / "one.png").height == 16
+    capsys.readouterr()
+    assert run("a dog", *words, "-o", tmp_path / "wide.mp4", "--width", 32, "--height", 12) == 0
+    assert "tiny was trained at 16x16 pixels; at 32x12" in capsys.readouterr().err
+
+
+def test_progress_ends_where_it_says_with_every_system(model_folder, tmp_path, capsys):
+    words = ("--model", model_folder, "--system", "text2video_zero", "--steps", 6, "-o", tmp_path / "o", "--json")
+    assert run("a dog", "a cat", *words) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("sampling: 12/12 steps")
+    assert [clip["frames"] for clip in json.loads(captured.out)["clips"]] == [8, 8]
 
 
 FULL_DISK = """
@@ -144,8 +197,10 @@ def test_frames_between_those_of_a_clip(between_folder, model_folder, tmp_path, 
     assert (clip["frames"], clip["fps"]) == (5, 32.0)
     assert len(Video.read(file)) == 5
     assert run("a dog", "--between", given, "-o", file, "--model", between_folder) == 2
-    assert "With --between there is no words" in capsys.readouterr().err
+    assert "The prompt 'a dog' has no place beside --between" in capsys.readouterr().err
     assert run("--between", given, "-o", file, "--model", model_folder) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run("--between", given, "-o", file, "--model", model_folder, "--overwrite") == 2
     assert "--between wants an interpolation model" in capsys.readouterr().err
-    assert run("--image", given, "-o", file, "--model", between_folder, "--steps", 1) == 2
+    assert run("--image", given, "-o", file, "--model", between_folder, "--steps", 1, "--overwrite") == 2
     assert "--between CLIP" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Generation: a seed is a clip, one frame is the image, bad wishes are refused in the words of the flags."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tiny_models import tiny_model
 
 from kineograph.errors import InputError, KineographError, WeightsError
 from kineograph.models.draft import DraftNetwork
-from kineograph.sampling.generate import BUNDLED, SAMPLERS, Model, find, find_base, load
+from kineograph.sampling.generate import BUNDLED, SAMPLERS, Model, find, find_base, load, with_system
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_guidance_acts_within_its_interval_and_costs_nothing_outside(model, monk
     told, calls = {"seed": 3, "num_inference_steps": 4, "sampler": "ddim", "guidance_scale": 5.0}, []
     run = lambda **more: model.generate("a dog", **{**told, **more}).frames
     assert torch.equal(run(guidance_interval=(0.0, 1.0)), run())
-    assert torch.equal(run(guidance_interval=(0.0, 0.0)), run(guidance_scale=1.0))
+    assert torch.equal(run(guidance_interval=(0.0, 0.0), guidance_scale=None), run(guidance_scale=1.0))
     forward = type(model.parts.network).forward
     monkeypatch.setattr(
         type(model.parts.network), "forward", lambda *a, **k: calls.append(len(a[1])) or forward(*a, **k)
@@ -92,6 +93,75 @@ def test_draft_takes_the_noisiest_steps(monkeypatch):
     torch.testing.assert_close(alone.frames, model.parts.autoencoder.decode(clip)[0].float().clamp(-1, 1))
 
 
+def drafted_model():
+    """A tiny model whose draft takes the steps of the noisier half."""
+    model = Model(tiny_model())
+    torch.manual_seed(0)
+    model.parts.draft = DraftNetwork(32, (4, 4, 4), 4, width=16, prototypes=8, components=64).eval()
+    torch.nn.init.normal_(model.parts.draft.leave.weight)
+    model.parts.settings = replace(model.parts.settings, draft_until=0.5, guidance_interval=(0.6, 1.0))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"guidance_scale": 9.0}, r"--guidance-scale would change no pixel: .*draft takes the steps above 0.5"),
+        ({"negative_prompt": "a cat"}, r"--negative-prompt would change no pixel: .*--draft-until 1 .*--guidance-int"),
+        ({"guidance_interval": (0.7, 1.0)}, "--guidance-interval would change no pixel"),
+        ({"negative_prompt": "a cat", "guidance_scale": 1.0}, "guidance is off at --guidance-scale 1"),
+        (
+            {"guidance_interval": (0.01, 0.02), "guidance_scale": 3.0, "draft_until": 1.0},
+            "none of the 4 steps lies",
+        ),
+    ],
+)
+def test_guidance_that_would_change_no_pixel_is_refused(wish, words):
+    with pytest.raises(InputError, match=words):
+        drafted_model().generate("a dog", num_inference_steps=4, **wish)
+
+
+def test_the_record_of_a_clip_has_no_guidance_that_did_nothing():
+    model, told = drafted_model(), {"seed": 3, "num_inference_steps": 4, "sampler": "ddim"}
+    plain = model.generate("a dog", **told)
+    assert plain.metadata["guidance_scale"] == 1.0
+    assert "guidance_interval" not in plain.metadata
+    assert torch.equal(plain.frames, model.generate("a dog", **told, guidance_scale=1.0).frames)
+    acting = ({"guidance_interval": (0.0, 1.0)}, {"draft_until": 1.0})
+    for wish in acting:  # the two ways out that the refusal names
+        weak, strong = (model.generate("a dog", **told, **wish, guidance_scale=scale) for scale in (2.0, 9.0))
+        assert strong.metadata["guidance_scale"] == 9.0
+        assert not torch.equal(weak.frames, strong.frames)
+
+
+def test_a_training_free_system_moves_the_draft_of_the_first_frame(model_folder):
+    """The draft stands in the noisiest steps of all frames, further along in each; its own motion does not."""
+    model = drafted_model()
+    model.parts = with_system(model.parts, "text2video_zero")
+    assert (model.settings.num_frames, model.settings.fps, model.settings.draft_until) == (8, 4.0, 0.5)
+    steps = []
+    told = {"seed": 3, "num_frames": 4, "num_inference_steps": 6, "height": 64, "width": 64}
+    clip = model.generate("a dog", draft_until=0.0, callback=steps.append, **told).frames
+    assert not torch.equal(clip[3], clip[0])
+    assert [step.i for step in steps] == list(range(steps[0].num_steps))
+    still = model.parts.draft_of(model.parts.text(["a dog"]), 0.0, (1, 4, 16, 16))
+    torch.testing.assert_close(clip[:1], model.parts.autoencoder.decode(still)[0].float())
+    assert not torch.equal(clip, model.generate("a dog", draft_until=1.0, **told).frames)
+
+
+def test_frame_rates_are_kept_as_given(model):
+    assert model.generate("a dog", num_frames=2, num_inference_steps=1, fps=7.5).fps == 7.5
+    with pytest.raises(InputError, match=r"--fps .* more than 0, not 0\."):
+        model.generate("a dog", fps=0)
+
+
+def test_an_image_model_says_what_gives_it_time():
+    image = Model(tiny_model(system=None))
+    image.parts.settings = replace(image.parts.settings, num_frames=1)
+    with pytest.raises(InputError, match=r"--num-frames 8: 'tiny' is an image model.*--system text2video_zero.*--base"):
+        image.generate("a dog", num_frames=8)
+
+
 def test_sizes_frames_and_callback(model):
     seen = []
     clip = model.generate("a dog", num_frames=2, height=24, width=16, num_inference_steps=3, callback=seen.append)
@@ -110,7 +180,11 @@ def test_sizes_frames_and_callback(model):
         ({"guidance_interval": (0.0, 1.5)}, "--guidance-interval"),
         ({"draft_until": 1.2}, "--draft-until"),
         ({"draft_until": 0.5}, "has no draft"),
-        ({"sampler": "dimm"}, "ddim"),
+        ({"sampler": "dimm"}, "did you mean 'ddim'"),
+        ({"sampler": "euler_a"}, "did you mean 'euler-ancestral'"),
+        ({"sampler": "eular"}, "did you mean 'euler-ancestral'"),
+        ({"fps": -1.0}, "--fps"),
+        ({"height": 0}, "--height must be at least 4"),
         ({"seed": -1}, "--seed"),
         ({"seed": [1, 2]}, "one per prompt"),
         ({"height": 17}, "--height"),
@@ -150,7 +224,8 @@ def test_models_on_the_hub_are_found_by_owner_and_name(model_folder, tmp_path, m
     with pytest.raises(WeightsError, match=r"no folder 'owner/other'.*Hub: no network\."):
         load("owner/other")
     assert find_base("owner/tiny-model") == model_folder
-    assert find_base(tmp_path / "gone") == tmp_path / "gone"
+    with pytest.raises(WeightsError, match="--base: there is no file or folder"):
+        find_base(tmp_path / "gone")
 
 
 def test_unknown_model_names_the_known_ones(tmp_path):

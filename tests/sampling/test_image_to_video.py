@@ -74,7 +74,7 @@ def test_other_proportions_are_cut_at_the_centre():
         ({"seed": -1}, InputError, "--seed"),
         ({"height": 17}, InputError, "--height 17 is not a multiple of 2"),
         ({"fps": 0}, InputError, "--fps"),
-        ({"max_guidance_scale": 101}, InputError, "--max-guidance-scale"),
+        ({"max_guidance_scale": 101}, InputError, "--guidance-scale"),
     ],
 )
 def test_wrong_use_is_one_clear_sentence(model, changes, error, words):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kineograph.errors import InputError, KineographError
-from kineograph.sampling.options import MAX_SEED, autocast, check_finite, check_limits, filled
+from kineograph.sampling.options import autocast, check_finite
+from kineograph.sampling.wishes import MAX_SEED, check_limits, filled
 
 
 def test_what_is_not_given_is_the_models_own():

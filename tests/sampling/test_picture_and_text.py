@@ -62,7 +62,7 @@ def test_guidance_steers_away_from_the_negative_prompt_and_a_grey_picture(model)
     [
         ({"num_frames": 99}, "--num-frames must be from 1 to 16"),
         ({"num_inference_steps": 0}, "--num-inference-steps"),
-        ({"eta": 1.5}, "--eta must be from 0 to 1, not 1.5"),
+        ({"eta": 1.5}, "^eta must be from 0 to 1, not 1.5"),
         ({"seed": -3}, "--seed"),
         ({"guidance_scale": -1}, "--guidance-scale"),
     ],

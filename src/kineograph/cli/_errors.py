@@ -58,7 +58,7 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"The disk is full: {_where(error)} could not be written. Free some space, or write to another disk."
     if isinstance(error, _PATH_ERRORS) and error.filename is not None:
-        return f"{error.strerror}: {_where(error)}."
+        return f"{error.strerror}: {_where(error)}.{_helps(error)}"
     if isinstance(error, MemoryError) or _ran_out_of_memory(error):
         return (
             "The machine ran out of memory. Ask for fewer frames, a smaller size or a smaller batch; "
@@ -70,6 +70,21 @@ def explained(error: BaseException) -> str | None:
 def _ran_out_of_memory(error: BaseException) -> bool:
     """Tell torch's out-of-memory errors (a class on accelerators, a message on CPU) from other errors."""
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+HELPS = {
+    FileExistsError: "Something of that name is there already; name another one, or remove it.",
+    IsADirectoryError: "A file was wanted there; name a file in that folder.",
+    NotADirectoryError: "A folder was wanted there, and it is a file; name another folder.",
+    PermissionError: "You may not read or write there; name another place, or change its rights.",
+    FileNotFoundError: "Look at the spelling, and at the folder in which you are.",
+}
+"""What a person can do about an error of a path."""
+
+
+def _helps(error: OSError) -> str:
+    """Return the sentence that says what helps, or nothing."""
+    return next((f" {sentence}" for kind, sentence in HELPS.items() if isinstance(error, kind)), "")
 
 
 def _where(error: OSError) -> str:

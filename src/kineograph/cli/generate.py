@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,15 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from kineograph._text import parse_json, read_lines
-from kineograph.cli._output import emit, progress
+from kineograph.cli._output import emit, progress, say
+from kineograph.cli._outputs import check_ending, check_free, check_place, claimed, is_folder
+from kineograph.cli._prompts import check_word, read_prompts, slug
 from kineograph.errors import InputError
 
 if TYPE_CHECKING:
     from kineograph.sampling.image_to_video import ImageToVideo
+    from kineograph.sampling.known import Known
     from kineograph.sampling.picture_and_text import PictureAndText
+    from kineograph.video import Video
 
-SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mkv", ".png", ".apng")
+SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".gif", ".webp", ".apng", ".png")
+DEFAULT_FILE = Path("clip.mp4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,12 @@ class Args:
     """Clip whose frames others are made between, for interpolation models (default: none)."""
     negative_prompt: str = ""
     """What to steer away from."""
-    output: Annotated[Path, arg(aliases=("-o",))] = Path("clip.mp4")
-    """File to write (.mp4, .webm, .gif, .webp, .mkv), or a folder for several clips."""
+    output: Annotated[str, arg(aliases=("-o",))] = ""
+    """File to write (.mp4, .mov, .webm, .mkv, .gif, .webp, .apng; .png for a single picture), or a folder for several
+    clips: a name without ending or with a slash behind it (default: clip.mp4, and where that is taken clip-2.mp4,
+    clip-3.mp4 and so on)."""
+    overwrite: bool = False
+    """Replace files of --output and --preview that exist."""
     model: str = "emoji"
     """Bundled name, a model folder of this library or of diffusers, a motion module, or an original checkpoint file."""
     base: str | None = None
@@ -60,7 +67,8 @@ class Args:
     num_inference_steps: Annotated[int | None, arg(aliases=("--steps",))] = None
     """Steps of the sampler (default: the model's)."""
     guidance_scale: float | None = None
-    """Classifier-free guidance; 1 is none (default: the model's)."""
+    """Classifier-free guidance; 1 is none (default: the model's). Refused where the model's draft takes all steps in
+    which it would act."""
     guidance_interval: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = None
     """Shares of time, 0 (clean) to 1 (noise), between which guidance acts; steps outside cost half (default: the
     model's)."""
@@ -70,11 +78,18 @@ class Args:
     sampler: str | None = None
     """ddim, ddpm, dpm++, unipc, heun, euler-ancestral or scheduler, the checkpoint's own (default: the model's)."""
     fps: float | None = None
-    """Frames per second (default: as trained)."""
+    """Frames per second, fractions too (default: as trained)."""
+    motion_bucket_id: int | None = None
+    """Amount of motion, 0 to 255, for models that start from a picture and are told it, such as Stable Video Diffusion
+    (default: the model's)."""
+    noise_aug_strength: float | None = None
+    """Deviation of the noise added to the picture, for the same models; more leaves them more freedom (default: the
+    model's)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic; auto takes bf16 where the hardware has it."""
     preview: Path | None = None
-    """PNG file for a contact sheet of all clips (default: none)."""
+    """PNG file for a contact sheet: a row for each clip, of eight of its frames at most, evenly spaced; the clip itself
+    has them all (default: none)."""
     json: bool = False
     """Print the result as one JSON document."""
 
@@ -85,14 +100,18 @@ def run(args: Args) -> int:
         return _run_on_picture(args, args.image)
     if args.between is not None:
         return _run_between(args, args.between)
+    _refuse(args, FOR_ONE_PICTURE, "a prompt alone", "it is for models that start from a picture")
     prompts, seeds = _prompts(args)
+    told = _checked(args)
     files = _files(args.output, prompts)
+    _check_files(args, files, told.num_frames)
 
     from kineograph.sampling.generate import load_text_to_video
 
     model = load_text_to_video(args.model, base=args.base, lora=args.lora, system=args.system)
-    videos = []
+    _check_loaded(args, model.settings, files)
     steps = args.num_inference_steps or model.settings.num_inference_steps
+    made = []
     with _steps(len(prompts), steps) as callback:
         for prompt, seed, file in zip(prompts, seeds, files, strict=True):
             video = model.generate(
@@ -111,17 +130,18 @@ def run(args: Args) -> int:
                 precision=args.precision,
                 callback=callback,
             )
-            file.parent.mkdir(parents=True, exist_ok=True)
-            video.save(file)
-            videos.append(video)
-    if args.preview is not None:
-        _sheet(videos, prompts, args.preview)
-    made = [
-        {"file": str(file), "prompt": prompt, "seed": seed, "frames": len(video), "fps": video.fps}
-        for file, prompt, seed, video in zip(files, prompts, seeds, videos, strict=True)
-    ]
-    emit({"clips": made}, lambda: "\n".join(str(file) for file in files), args.json)
-    return 0
+            made.append(Made(_saved(video, file, args), video, prompt, {"prompt": prompt, "seed": seed}))
+    return _tell(made, args)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip that was made: where it lies, its frames, its label on the contact sheet and what it was made from."""
+
+    file: Path
+    video: Video
+    label: str
+    source: dict[str, Any]
 
 
 FOR_ONE_PROMPT = ("words", "prompt", "negative_prompt")
@@ -130,6 +150,79 @@ FOR_PROMPTS = (*FOR_ONE_PROMPT, "prompts", "sampler", "system", "guidance_interv
 """Arguments of models that start from prompts."""
 OTHER_KINDS = ("prompts", "sampler", "system", "guidance_interval", "draft_until")
 """Arguments that mean nothing to a model that is given a picture, with a prompt or without."""
+FOR_ONE_PICTURE = ("motion_bucket_id", "noise_aug_strength")
+"""Arguments of models that start from a picture alone."""
+WISHES = (
+    *("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "guidance_interval", "draft_until"),
+    *("sampler", "fps", "seed"),
+)
+"""Arguments that are checked before anything is loaded."""
+
+
+def _checked(args: Args) -> Known:
+    """Check what can be checked before anything heavy is loaded, and return what is known of the model.
+
+    Raises:
+        KineographError: Names the flag that cannot be met.
+    """
+    from kineograph.sampling import places, wishes
+    from kineograph.sampling.known import check_wishes, known
+
+    if args.system:
+        wishes.check_system(args.system)
+    path = places.here(args.model)
+    if args.base is not None:
+        places.base_here(args.base)
+    for given in args.lora:
+        places.check_lora(given)
+    for flag, file in (("--image", args.image), ("--between", args.between)):
+        if file is not None and not file.exists():
+            raise InputError(f"{flag} '{file}' does not exist.")
+    told = known(path, args.model, args.system)
+    check_wishes(told, {name: getattr(args, name) for name in WISHES})
+    return told
+
+
+def _check_files(args: Args, files: list[Path], frames: int | None) -> None:
+    """Check what will be written, before anything is sampled.
+
+    Raises:
+        InputError: A file exists or cannot be written, or its type does not hold a clip.
+    """
+    _check_holds(args, files, frames)
+    if args.output:
+        check_free(files, "--output", args.overwrite)
+    else:
+        check_place(DEFAULT_FILE.parent, "--output")
+    if args.preview is None:
+        return
+    if args.preview.suffix.lower() != ".png":
+        raise InputError(f"--preview writes a PNG picture: name it so, '{args.preview.with_suffix('.png')}'.")
+    if args.preview in files:
+        raise InputError(f"--output and --preview both name '{args.preview}'; give the sheet another name.")
+    check_free([args.preview], "--preview", args.overwrite)
+
+
+def _check_holds(args: Args, files: list[Path], trained: int | None) -> None:
+    """Refuse a file for one picture where there is a clip."""
+    frames = args.num_frames or trained
+    stills = [file for file in files if file.suffix.lower() == ".png"]
+    if stills and frames is not None and frames > 1:
+        raise InputError(
+            f"--output '{stills[0]}' holds one picture, and the clip has {frames}. Take .apng, .webp or .gif; for a "
+            f"single picture --num-frames 1, for a sheet of frames --preview {stills[0]}."
+        )
+
+
+def _check_loaded(args: Args, own: Any, files: list[Path]) -> None:
+    """Check and say what only a loaded model tells."""
+    from kineograph.sampling.wishes import makes_pictures, strange_size
+
+    _check_holds(args, files, own.num_frames)
+    if own.num_frames == 1 and args.num_frames is None:
+        say(f"Note: {makes_pictures(args.model)}")
+    if warning := strange_size(args.height or own.height, args.width or own.width, own):
+        say(f"Warning: {warning}")
 
 
 def _run_on_picture(args: Args, image: Path) -> int:
@@ -139,7 +232,9 @@ def _run_on_picture(args: Args, image: Path) -> int:
         InputError: The model wants prompts alone, or a flag is given that it does not take.
     """
     _refuse(args, (*OTHER_KINDS, "between"), "--image", "a picture makes one clip, in the model's own way")
+    told = _checked(args)
     (file,) = _files(args.output, ["clip"])
+    _check_files(args, [file], told.num_frames)
 
     from kineograph.sampling.generate import Model, load
 
@@ -148,12 +243,13 @@ def _run_on_picture(args: Args, image: Path) -> int:
         raise InputError(
             f"'{args.model}' makes clips from prompts; leave --image out, or take an image-to-video model."
         )
+    _check_loaded(args, model.settings, [file])
     with _steps(1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
         video = _from_picture(model, args, image, callback)
-    return _save(video, file, {"image": image}, args)
+    return _tell([Made(_saved(video, file, args), video, image.name, {"image": str(image), "seed": args.seed})], args)
 
 
-FOR_PICTURES = ("num_frames", "height", "width", "guidance_scale", "fps")
+FOR_PICTURES = ("num_frames", "height", "width", "guidance_scale", "fps", "noise_aug_strength")
 """Arguments that mean nothing where frames are made between given ones."""
 
 
@@ -164,13 +260,15 @@ def _run_between(args: Args, clip: Path) -> int:
         InputError: The model is of another kind, or a flag is given that has no meaning here.
     """
     _refuse(args, (*FOR_PROMPTS, *FOR_PICTURES), "--between", "the clip and the model decide it")
+    _checked(args)
     (file,) = _files(args.output, ["clip"])
+    _check_files(args, [file], 2)
 
     from kineograph.sampling.generate import load
     from kineograph.sampling.image_to_video import ImageToVideo
     from kineograph.video import Video
 
-    model, given = load(args.model, base=args.base, lora=args.lora), Video.read(clip)
+    given, model = Video.read(clip), load(args.model, base=args.base, lora=args.lora)
     if not isinstance(model, ImageToVideo):
         raise InputError(f"'{args.model}' makes clips from prompts; --between wants an interpolation model.")
     with _steps(len(given) - 1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
@@ -178,28 +276,36 @@ def _run_between(args: Args, clip: Path) -> int:
             given,
             seed=args.seed,
             num_inference_steps=args.num_inference_steps,
+            motion_bucket_id=args.motion_bucket_id,
             precision=args.precision,
             callback=callback,
         )
-    return _save(video, file, {"clip": clip}, args)
+    return _tell([Made(_saved(video, file, args), video, clip.name, {"clip": str(clip), "seed": args.seed})], args)
 
 
 def _refuse(args: Args, names: tuple[str, ...], beside: str, why: str) -> None:
-    """Refuse flags that have no meaning beside another one."""
+    """Refuse arguments that have no meaning beside another one."""
     given = [name for name in names if getattr(args, name) not in (None, "", ())]
     if given:
-        raise InputError(f"With {beside} there is no {given[0].replace('_', '-')}: {why}.")
+        called = f"The prompt '{args.words[0]}'" if given[0] == "words" else f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{called} has no place beside {beside}: {why}.")
 
 
-def _save(video: Any, file: Path, source: dict[str, Path], args: Args) -> int:
-    """Save one clip, and its contact sheet where that is wanted, and say so."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    video.save(file)
-    ((kind, path),) = source.items()
+def _saved(video: Video, wanted: Path, args: Args) -> Path:
+    """Save a clip under its name and return it, or the next free one where somebody took it meanwhile."""
+    with claimed(wanted, args.overwrite and bool(args.output)) as file:
+        video.save(file)
+    if args.output and file != wanted:
+        say(f"'{wanted}' was made by another program meanwhile; the clip is '{file}'.")
+    return file
+
+
+def _tell(made: list[Made], args: Args) -> int:
+    """Write the contact sheet where that is wanted, and say what was made."""
     if args.preview is not None:
-        _sheet([video], [path.name], args.preview)
-    made = {"file": str(file), kind: str(path), "seed": args.seed, "frames": len(video), "fps": video.fps}
-    emit({"clips": [made]}, str(file), args.json)
+        _sheet(made, args.preview, args.overwrite)
+    clips = [{"file": str(one.file), **one.source, "frames": len(one.video), "fps": one.video.fps} for one in made]
+    emit({"clips": clips}, lambda: "\n".join(str(one.file) for one in made), args.json)
     return 0
 
 
@@ -207,17 +313,18 @@ def _from_picture(model: PictureAndText | ImageToVideo, args: Args, image: Path,
     """Return the clip that a model makes from a picture."""
     from kineograph.sampling.image_to_video import ImageToVideo
 
-    common = {name: getattr(args, name) for name in ("seed", "num_frames", "height", "width", "precision")}
+    common = {name: getattr(args, name) for name in ("seed", "num_frames", "height", "width", "precision", "fps")}
     common |= {"num_inference_steps": args.num_inference_steps, "callback": callback}
-    fps = None if args.fps is None else round(args.fps)
     if isinstance(model, ImageToVideo):
-        _refuse(args, FOR_ONE_PROMPT, "--image", "the picture takes its place")
-        return model.generate(image, max_guidance_scale=args.guidance_scale, fps=fps, **common)
+        _refuse(args, FOR_ONE_PROMPT, "--image with this model", "the picture takes its place")
+        numbers = {name: getattr(args, name) for name in FOR_ONE_PICTURE}
+        return model.generate(image, max_guidance_scale=args.guidance_scale, **numbers, **common)
+    _refuse(args, FOR_ONE_PICTURE, "this model", "it is not told that")
     prompts, _ = _prompts(args)
     if len(prompts) != 1:
         raise InputError(f"With --image there is one prompt, not {len(prompts)}.")
     negative, scale = args.negative_prompt, args.guidance_scale
-    return model.generate(prompts[0], image, negative_prompt=negative, guidance_scale=scale, fps=fps, **common)
+    return model.generate(prompts[0], image, negative_prompt=negative, guidance_scale=scale, **common)
 
 
 def _prompts(args: Args) -> tuple[list[str], list[int]]:
@@ -226,6 +333,8 @@ def _prompts(args: Args) -> tuple[list[str], list[int]]:
     Raises:
         InputError: There is none, or the prompt file cannot be read.
     """
+    for word in args.words:
+        check_word(word)
     rows: list[tuple[str, int | None]] = [(word, None) for word in args.words]
     rows += [(args.prompt, None)] if args.prompt is not None else []
     rows += read_prompts(args.prompts) if args.prompts is not None else []
@@ -235,63 +344,51 @@ def _prompts(args: Args) -> tuple[list[str], list[int]]:
     return [prompt for prompt, _ in rows], seeds
 
 
-def read_prompts(file: Path) -> list[tuple[str, int | None]]:
-    """Read prompts, one per line; a line that begins with `{` is JSON with `prompt` and perhaps `seed`.
-
-    Raises:
-        InputError: No such file, no text, or a bad line.
-    """
-    lines = ((number, line.strip()) for number, line in read_lines(file, InputError))
-    found = [_prompt_of(line, file, number) for number, line in lines if line]
-    if not found:
-        raise InputError(f"--prompts {file} holds no prompt.")
-    return found
-
-
-def _prompt_of(line: str, file: Path, number: int) -> tuple[str, int | None]:
-    if not line.startswith("{"):
-        return line, None
-    row = parse_json(line, str(file), InputError, number)
-    try:
-        return str(row["prompt"]), None if row.get("seed") is None else int(row["seed"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{file}:{number}: expected text or {{"prompt": "...", "seed": 0}} ({error}).') from error
-
-
-def _files(output: Path, prompts: list[str]) -> list[Path]:
-    """Return one file per prompt: the named file, or numbered ones in a folder."""
-    if output.suffix and output.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--output '{output}' has an unknown type '{output.suffix}'. Known: {', '.join(SUFFIXES)}.")
-    if len(prompts) == 1 and output.suffix:
-        return [output]
-    if output.suffix:
-        return [output.with_name(f"{output.stem}-{i:03d}{output.suffix}") for i in range(len(prompts))]
-    return [output / f"{i:03d}-{slug(prompt)}.mp4" for i, prompt in enumerate(prompts)]
-
-
-def slug(prompt: str) -> str:
-    """Return the first words of a prompt as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "clip"
+def _files(output: str, prompts: list[str]) -> list[Path]:
+    """Return one file per prompt: the named file, or numbered ones in a folder; the default name for each without."""
+    if not output:
+        return [DEFAULT_FILE] * len(prompts)
+    check_ending(output, "--output", SUFFIXES)
+    path = Path(output)
+    if is_folder(output):
+        return [path / f"{i:03d}-{slug(prompt)}.mp4" for i, prompt in enumerate(prompts)]
+    if len(prompts) == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{i:03d}{path.suffix}") for i in range(len(prompts))]
 
 
 @contextmanager
 def _steps(clips: int, steps: int) -> Iterator[Any]:
-    """Yield a sampler callback that drives one progress bar over all clips."""
+    """Yield a sampler callback that drives one progress bar over all clips.
+
+    A sampler that takes more steps than it was asked for, since it makes a frame before the others, moves the bar by
+    smaller parts.
+    """
     state = {"clip": -1}
     with progress("sampling", total=clips * steps) as report:
 
         def callback(step: Any) -> None:
             state["clip"] += step.i == 0
             note = f"clip {state['clip'] + 1} of {clips}" if clips > 1 else ""
-            report(state["clip"] * step.num_steps + step.i + 1, note)
+            report(int((state["clip"] + (step.i + 1) / step.num_steps) * steps + 1e-6), note)
 
         yield callback
 
 
-def _sheet(videos: list[Any], prompts: list[str], file: Path) -> None:
+ON_A_SHEET = 8
+"""Frames of a clip that a contact sheet shows."""
+
+
+def _sheet(made: list[Made], file: Path, overwrite: bool) -> None:
     """Write the contact sheet under a temporary name, then rename it."""
     from kineograph.video import contact_sheet
 
-    part = file.with_name(f".{file.name}.part")
-    contact_sheet(videos, labels=prompts).save(part, format="PNG")
-    part.replace(file)
+    labels = [
+        f"{one.label} ({ON_A_SHEET} of {len(one.video)} frames)" if len(one.video) > ON_A_SHEET else one.label
+        for one in made
+    ]
+    with claimed(file, overwrite) as target:
+        part = target.with_name(f".{target.name}.part")
+        sheet = contact_sheet([one.video for one in made], labels=labels, frames_per_row=ON_A_SHEET)
+        sheet.save(part, format="PNG")
+        part.replace(target)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.models.sizes import check_size
 from kineograph.models.weights import load_diffusers, read_json, save_diffusers
 
 OPTIONS_NAME = "kineograph.json"
@@ -134,12 +135,7 @@ class FrameAutoencoder(nn.Module):
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError unless height and width fit the latent grid."""
-        for name, value in (("height", height), ("width", width)):
-            if value % self.factor or value <= 0:
-                low = max(self.factor, value // self.factor * self.factor)
-                raise InputError(
-                    f"--{name} {value} is not a multiple of {self.factor}; take {low} or {low + self.factor}."
-                )
+        check_size(self.factor, height, width)
 
 
 class Decoder(nn.Module):

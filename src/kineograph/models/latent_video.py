@@ -253,10 +253,18 @@ class LatentVideoModel:
             until: Share of the process's time down to which the draft stands; 1: nowhere.
             shape: (frames, channels, height, width) of the latents.
         """
+        clip = self.draft_of(condition, until, shape)
+        return denoiser if clip is None else KnownWhenNoisy(denoiser, clip, self.draft_from(until))
+
+    def draft_of(self, condition: Condition, until: float, shape: tuple[int, int, int, int]) -> Tensor | None:
+        """Return the draft of a prompt, latents `(clips, *shape)`, or None where there is none; see `with_draft`."""
         if self.draft is None or until >= 1 or not isinstance(condition, Tensor):
-            return denoiser
-        clip = resized(self.draft.clip(condition, shape[0]), *shape[-2:])
-        return KnownWhenNoisy(denoiser, clip, until * self.schedule.num_timesteps - 1)  # timesteps count from 0
+            return None
+        return resized(self.draft.clip(condition, shape[0]), *shape[-2:])
+
+    def draft_from(self, until: float) -> float:
+        """Return the timestep from which a draft that stands down to a share of time takes the steps."""
+        return until * self.schedule.num_timesteps - 1  # timesteps count from 0
 
     def _predict(self, x: Tensor, told: Any, condition: Condition) -> Tensor:
         """Run the network; one that is conditioned on the frame rate is told the trained one."""

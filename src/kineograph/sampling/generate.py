@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import kineograph
 from kineograph.checkpoints.load import Loaded, load_checkpoint
 from kineograph.devices import best_device
 from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.denoiser import Denoiser
 from kineograph.diffusion.guidance import Scale, classifier_free, interval_scale
-from kineograph.errors import InputError, WeightsError, nearest, unknown
+from kineograph.errors import InputError
 from kineograph.models.latent_video import Condition, LatentVideoModel, Settings, draw_noise, step_noise
 from kineograph.models.picture import PictureVideoModel
-from kineograph.sampling.options import Progress, autocast, check_finite, check_seed, filled, versions
+from kineograph.sampling import wishes
+from kineograph.sampling.known import no_draft
+from kineograph.sampling.options import Progress, autocast, check_finite, versions
+from kineograph.sampling.places import BUNDLED as BUNDLED
+from kineograph.sampling.places import bundled as bundled
+from kineograph.sampling.places import find, find_base
+from kineograph.sampling.wishes import SCHEDULER, filled
 from kineograph.systems import systems
 from kineograph.temporal.inflate import strip
 from kineograph.video import Video
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from kineograph.sampling.image_to_video import ImageToVideo
     from kineograph.sampling.picture_and_text import PictureAndText
 
-BUNDLED = Path(kineograph.__file__).parent / "bundled"
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": samplers.ddim,
     "ddpm": samplers.ddpm,
@@ -43,8 +46,6 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 STOCHASTIC = ("ddpm", "euler-ancestral", "sde-dpm++")
 SPACINGS = dict.fromkeys(("dpm++", "sde-dpm++", "unipc"), "log_snr")
 """Where timesteps lie for the samplers that want them elsewhere than `"trailing"` (`docs/process/samplers.md`)."""
-SCHEDULER = "scheduler"
-"""The sampler that the checkpoint's own scheduler configuration describes, with its spacing of timesteps."""
 
 
 class Model:
@@ -123,20 +124,24 @@ class Model:
             "draft_until": draft_until,
             "sampler": sampler,
         }
+        given = {**options, "negative_prompt": negative_prompt or None}
         options = {**filled(own, options), "negative_prompt": negative_prompt}
         seeds = _seeds(seed, prompts)
-        check_options(prompts, options, own.num_frames, self.parts.schedule.num_timesteps)
+        wishes.check_fps(fps)
+        check_options(prompts, options, own, self.parts.schedule.num_timesteps)
         check_own_sampler(own, options)
         check_draft(self.parts, draft_until)
+        options = acting(self.parts, options, given)
         with autocast(self.parts.device, precision):
             latents = sample_latents(self.parts, prompts, seeds, options, callback)
             check_finite(latents, "the denoiser")
             frames = [self.parts.autoencoder.decode(clip[None])[0].float() for clip in latents]
-        made = {"model": own.name, "fps": fps or own.fps, **options, "versions": versions()}
+        rate = own.fps if fps is None else float(fps)
+        made = {"model": own.name, "fps": rate, **options, "versions": versions()}
         return _one_or_all(
             prompt,
             [
-                Video(check_finite(f, "the decoder").cpu(), fps or own.fps, metadata={"prompt": p, "seed": s, **made})
+                Video(check_finite(f, "the decoder").cpu(), rate, metadata={"prompt": p, "seed": s, **made})
                 for f, p, s in zip(frames, prompts, seeds, strict=True)
             ],
         )
@@ -180,27 +185,92 @@ def _sample_clip(
     x = draw_noise(parts.settings, shape, [seed]).to(parts.device)
     fresh = step_noise(parts.settings, shape[0], [seed])
 
+    until = options["draft_until"]
+    own = _own_sampler(parts.settings.system)
+    if own is not None and shape[0] > 1:
+        levels = parts.schedule.levels(parts.schedule.timesteps(steps))
+        guided = classifier_free(parts.denoiser(), context, negative, scale)
+        still = parts.draft_of(context, until, (1, *shape[1:]))
+        return own(guided, x[:, :1], levels, x[:, 1:], still=still, above=parts.draft_from(until), callback=callback)
+
     def drafted(denoiser: Denoiser) -> Denoiser:
-        return parts.with_draft(denoiser, context, options.get("draft_until", 1.0), shape)
+        return parts.with_draft(denoiser, context, until, shape)
 
     if name == SCHEDULER:
         guided = parts.plan.limit(drafted(classifier_free(parts.unlimited(), context, negative, scale)))
         return parts.plan.sample(guided, x, steps, noise=fresh, callback=callback)
     levels = parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing")))
     guided = drafted(classifier_free(parts.denoiser(), context, negative, scale))
-    own = _own_sampler(parts.settings.system)
-    if own is not None and shape[0] > 1:
-        return own(guided, x[:, :1], levels, x[:, 1:], callback=callback)
     extra = {"noise": fresh} if name in STOCHASTIC else {}
     return SAMPLERS[name](guided, x, levels, callback=callback, **extra)
 
 
 def scale_over_time(options: dict[str, Any], num_timesteps: int) -> Scale | Callable[[Any], Scale]:
     """Return the guidance scale, as a function of the timestep where an interval bounds it."""
-    scale, (low, high) = options["guidance_scale"], options["guidance_interval"]
+    scale, (low, high) = options["guidance_scale"], options.get("guidance_interval", (0.0, 1.0))
     if (low, high) == (0, 1):
         return scale
     return interval_scale(scale, low * num_timesteps - 1, high * num_timesteps - 1)  # timesteps count from 0
+
+
+def acting(parts: LatentVideoModel, options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without guidance that would act in no step, so that a clip's record says what was done.
+
+    Args:
+        parts: The model.
+        options: Of the clip, all filled in.
+        given: What was asked for; None where the model's own is taken.
+
+    Raises:
+        InputError: A wish for guidance would change no pixel.
+    """
+    if is_guided(parts, options):
+        return options
+    asked = [name for name in ("negative_prompt", "guidance_scale") if given[name] not in (None, 1)]
+    if given["guidance_interval"] and not is_guided(
+        parts, options | {"guidance_interval": parts.settings.guidance_interval}
+    ):
+        asked.append("guidance_interval")
+    if asked:
+        raise InputError(f"--{asked[0].replace('_', '-')} would change no pixel: {_why_unguided(options)}")
+    return {name: value for name, value in options.items() if name != "guidance_interval"} | {"guidance_scale": 1.0}
+
+
+def is_guided(parts: LatentVideoModel, options: dict[str, Any]) -> bool:
+    """Say whether guidance acts in any step: not in those of the draft, nor outside its interval."""
+    scale, until = options["guidance_scale"], options["draft_until"] if parts.draft is not None else 1.0
+    if scale == 1:
+        return False
+    if tuple(options["guidance_interval"]) == (0, 1) and until >= 1:
+        return True
+    strength = scale_over_time(options, parts.schedule.num_timesteps)
+    left = [t for t in step_times(parts, options) if until >= 1 or t < parts.draft_from(until)]
+    return any((strength(t) if callable(strength) else strength) != 1 for t in left)
+
+
+def step_times(parts: LatentVideoModel, options: dict[str, Any]) -> Sequence[float]:
+    """Return the times that the denoiser is told, step by step."""
+    name, steps = options["sampler"], options["num_inference_steps"]
+    if name == SCHEDULER:
+        return parts.plan.levels(steps).t
+    return parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing"))).t
+
+
+def _why_unguided(options: dict[str, Any]) -> str:
+    """Say why guidance acts in no step, and what lets it."""
+    if options["guidance_scale"] == 1:
+        return "guidance is off at --guidance-scale 1. Give a scale above 1, such as 6."
+    low, high = options["guidance_interval"]
+    if options["draft_until"] >= 1:
+        return (
+            f"guidance acts between {low:g} and {high:g} of the process's time, where none of the "
+            f"{options['num_inference_steps']} steps lies. Give a wider --guidance-interval."
+        )
+    return (
+        f"the model's draft takes the steps above {options['draft_until']:g} of the process's time, and guidance acts "
+        f"between {low:g} and {high:g} only. Give --draft-until 1 to sample without the draft, or "
+        "--guidance-interval 0 1 to guide the steps after it."
+    )
 
 
 def _own_sampler(system: str) -> Callable[..., Tensor] | None:
@@ -212,7 +282,8 @@ def _own_sampler(system: str) -> Callable[..., Tensor] | None:
 def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     """Give the image network of a model another notion of time, one that needs no training.
 
-    A draft is left out: its motion would take the steps in which the other one's begins.
+    Of a draft only the still picture is taken, and moved as the system moves things: its own motion would take the
+    steps in which the other one's begins.
 
     Args:
         parts: A model; its own temporal layers, if any, are taken out.
@@ -221,44 +292,31 @@ def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
     Raises:
         InputError: No such system, or one that needs trained temporal layers.
     """
-    chosen = systems().find(name)
-    free = [other for other in systems() if systems()[other].sampler is not None]
-    if chosen.sampler is None:
-        raise InputError(
-            f"--system {chosen.name} needs trained temporal layers: give them as --model, with the image model as "
-            f"--base, or train them: kineograph train {chosen.name}. Training-free: {', '.join(free)}."
-        )
+    chosen = wishes.check_system(name)
     network = chosen.build(image_unet=strip(parts.network.unet))
     own = replace(
-        parts.settings, name=f"{chosen.name} on {parts.settings.name}", system=chosen.name, noise="iid", sampler="ddim"
+        parts.settings,
+        name=f"{chosen.name} on {parts.settings.name}",
+        system=chosen.name,
+        noise="iid",
+        sampler="ddim",
+        num_frames=chosen.sampling.frames,  # what was learned about longer clips left with the temporal layers
+        fps=float(chosen.sampling.fps),
     )
-    if own.num_frames == 1:  # an image model was trained on pictures; the system's authors say how long clips are
-        own = replace(own, num_frames=chosen.sampling.frames, fps=float(chosen.sampling.fps))
-    return LatentVideoModel(network, parts.autoencoder, parts.text, own)
+    return LatentVideoModel(network, parts.autoencoder, parts.text, own, parts.draft)
 
 
-def check_options(prompts: Sequence[str], options: dict[str, Any], trained_frames: int, num_timesteps: int) -> None:
+def check_options(prompts: Sequence[str], options: dict[str, Any], own: Settings, num_timesteps: int) -> None:
     """Refuse what cannot be sampled, in the words of the flags.
 
     Raises:
         InputError: Names the flag, what was given and what is allowed.
     """
-    if not prompts or any(not isinstance(prompt, str) or not prompt.strip() for prompt in prompts):
-        raise InputError('There is no prompt. Say what to show, such as: kineograph generate "a juggling man"')
-    if options["sampler"] not in (SCHEDULER, *SAMPLERS):
-        raise unknown("--sampler", options["sampler"], (SCHEDULER, *SAMPLERS))
-    steps, frames, scale = options["num_inference_steps"], options["num_frames"], options["guidance_scale"]
-    if not 1 <= steps <= num_timesteps:
-        raise InputError(f"--num-inference-steps must be from 1 to {num_timesteps}, not {steps}.")
-    if not 1 <= frames <= 4 * trained_frames:
-        raise InputError(
-            f"--num-frames must be from 1 to {4 * trained_frames} (trained with {trained_frames}), not {frames}."
-        )
-    if not 0 <= scale <= 100:
-        raise InputError(f"--guidance-scale must be from 0 to 100, not {scale}.")
-    low, high = options["guidance_interval"]
-    if not 0 <= low <= high <= 1:
-        raise InputError(f"--guidance-interval must be two shares of time, 0 <= LOW <= HIGH <= 1, not {low} {high}.")
+    wishes.check_prompts(prompts)
+    wishes.check_sampler(options["sampler"])
+    wishes.check_steps(options["num_inference_steps"], num_timesteps)
+    wishes.check_frames(options["num_frames"], own.num_frames, own.name)
+    wishes.check_guidance(options["guidance_scale"], options["guidance_interval"])
 
 
 def check_draft(parts: LatentVideoModel, until: float | None) -> None:
@@ -267,15 +325,9 @@ def check_draft(parts: LatentVideoModel, until: float | None) -> None:
     Raises:
         InputError: It is no share of time, or the model has no draft.
     """
-    if until is None:
-        return
-    if not 0 <= until <= 1:
-        raise InputError(f"--draft-until must be a share of time, from 0 to 1 (no draft), not {until}.")
-    if until < 1 and parts.draft is None:
-        raise InputError(
-            f"'{parts.settings.name}' has no draft, so --draft-until {until} has nothing to act on. Leave it out, or "
-            "train one: kineograph train draft."
-        )
+    wishes.check_draft_until(until)
+    if until is not None and until < 1 and parts.draft is None:
+        raise no_draft(parts.settings.name, until)
 
 
 def check_own_sampler(own: Settings, options: dict[str, Any]) -> None:
@@ -297,80 +349,12 @@ def _seeds(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int]:
     if len(seeds) != len(prompts):
         raise InputError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one per prompt.")
     for value in seeds:
-        check_seed(value)
+        wishes.check_seed(value)
     return seeds
 
 
 def _one_or_all(prompt: str | Sequence[str], videos: list[Video]) -> Video | list[Video]:
     return videos[0] if isinstance(prompt, str) else videos
-
-
-def bundled() -> list[str]:
-    """List the names of the models inside the package."""
-    return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
-
-
-HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
-"""How models on the Hugging Face Hub are named: `owner/name`."""
-HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
-"""What is fetched of one; never files that could hold code."""
-
-
-def find(name: str | Path) -> Path:
-    """Return the path of a bundled name, of a local model, a folder or a file, or of a model on the Hugging Face Hub.
-
-    A folder in the working directory that is no model, such as the data set `emoji`, does not hide a bundled name.
-
-    Raises:
-        WeightsError: There is no such model.
-    """
-    path = Path(name)
-    if (inside := bundled_folder(name)) is not None:
-        return inside
-    if path.exists():
-        return path
-    if HUB_NAME.fullmatch(str(name)):
-        return _fetched(str(name))
-    raise WeightsError(
-        f"There is no model '{name}'{nearest(str(name), bundled())} Bundled: {', '.join(bundled()) or 'none'}; "
-        "or give a model folder, one that holds model_index.json, a checkpoint file, or owner/name on the Hub."
-    )
-
-
-def bundled_folder(name: str | Path) -> Path | None:
-    """Return the folder of a bundled name, unless a model of that name lies in the working directory."""
-    hidden = (Path(name) / "model_index.json").is_file()
-    return BUNDLED / str(name) if str(name) in bundled() and not hidden else None
-
-
-def find_base(name: str | Path) -> Path:
-    """Return the path of an image model: a bundled one, a local one, or one on the Hub.
-
-    Raises:
-        WeightsError: There is no such model.
-    """
-    if (inside := bundled_folder(name)) is not None:
-        return inside
-    is_path = Path(name).exists() or not HUB_NAME.fullmatch(str(name))
-    return Path(name) if is_path else _fetched(str(name))
-
-
-def _fetched(name: str) -> Path:
-    """Return the local copy of a model on the Hub, fetching what is missing.
-
-    Raises:
-        WeightsError: It is neither there nor here.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise WeightsError(
-            f"There is no folder '{name}', and no such model could be fetched from the Hugging Face Hub: {reason}."
-        ) from error
 
 
 def open_model(name: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()) -> Loaded:

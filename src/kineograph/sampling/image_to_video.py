@@ -14,7 +14,8 @@ from kineograph.diffusion.guidance import classifier_free, linear_frame_scale
 from kineograph.diffusion.noise import iid
 from kineograph.errors import InputError
 from kineograph.models.image_to_video import ImageCondition, ImageToVideoModel, augmentation_noise, interpolate
-from kineograph.sampling.options import Limits, Progress, autocast, check_finite, check_limits, filled, versions
+from kineograph.sampling.options import Progress, autocast, check_finite, versions
+from kineograph.sampling.wishes import Limits, check_fps, check_limits, filled
 from kineograph.video import Video
 
 Picture = Any  # a path, a PIL image, a Video (its first frame), or a tensor (3, height, width) in [-1, 1]
@@ -49,7 +50,7 @@ class ImageToVideo:
         num_inference_steps: int | None = None,
         min_guidance_scale: float | None = None,
         max_guidance_scale: float | None = None,
-        fps: int | None = None,
+        fps: float | None = None,
         motion_bucket_id: int | None = None,
         noise_aug_strength: float | None = None,
         decode_chunk_size: int | None = None,
@@ -286,6 +287,7 @@ def check_options(options: dict[str, Any], seed: int, trained_frames: int) -> No
         ("width", 1, 8192),
     )
     check_limits(options, seed, limits)
+    check_fps(options["fps"])
 
 
 def load_image_to_video(

@@ -17,9 +17,9 @@ from kineograph.diffusion.levels import Levels
 from kineograph.errors import InputError
 from kineograph.models.latent_video import LatentVideoModel, Settings, draw_noise, step_noise
 from kineograph.models.picture import PictureTokens
-from kineograph.sampling.generate import SCHEDULER
 from kineograph.sampling.image_to_video import Picture, prepare_picture
-from kineograph.sampling.options import Progress, autocast, check_finite, check_limits, filled, versions
+from kineograph.sampling.options import Progress, autocast, check_finite, versions
+from kineograph.sampling.wishes import SCHEDULER, check_fps, check_limits, filled
 from kineograph.video import Video
 
 ETA = 1.0  # scripts/run_image2video.sh
@@ -101,11 +101,12 @@ class PictureAndText:
         }
         options = {**filled(own, given), "eta": eta, "negative_prompt": negative_prompt}
         check_options(options, seed, own.num_frames, self.parts.schedule.num_timesteps)
+        check_fps(fps)
         with autocast(self.parts.device, precision):
             latents = self._sample(prompt, image, seed, options, callback)
             frames = self.parts.autoencoder.decode(check_finite(latents, "the denoiser"))[0].float()
         made = {"model": own.name, "prompt": prompt, "seed": seed, **options, "versions": versions()}
-        return Video(check_finite(frames, "the decoder").cpu(), fps or own.fps, metadata=made)
+        return Video(check_finite(frames, "the decoder").cpu(), own.fps if fps is None else float(fps), metadata=made)
 
     def context(self, prompt: str, picture: Tensor) -> Tensor:
         """Return the tokens `(1, text + picture, channels)` of a prompt and a picture `(1, 3, height, width)`."""
@@ -147,3 +148,7 @@ def check_options(options: dict[str, Any], seed: int, trained_frames: int, num_t
         ("eta", 0, 1),
     )
     check_limits(options, seed, limits)
+    if options["negative_prompt"] and options["guidance_scale"] == 1:
+        raise InputError(
+            "--negative-prompt would change no pixel: guidance is off at --guidance-scale 1. Give a scale above 1."
+        )

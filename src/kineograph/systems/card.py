@@ -109,7 +109,8 @@ class System:
         sampling: How its authors sample.
         starts_as_image: Whether a fresh network equals the image network on every frame of any clip.
         sampler: For systems without trained weights, how a clip is made from the noise of its first frame:
-            `(denoiser, first, levels, noise of the later frames, callback=) -> latents`.
+            `(denoiser, first, levels, noise of the later frames, still=, above=, callback=) -> latents`; `still` is a
+            draft of the first frame that stands at times from `above` on, or None.
     """
 
     name: str

@@ -8,7 +8,8 @@ arXiv:2303.13439. Read beside the authors' code at commit fd76734e, `text_to_vid
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from kineograph.systems.card import Card, Sampling, System
@@ -126,12 +127,14 @@ def sample(
     config: Text2VideoZeroConfig | None = None,
     *,
     masks: Tensor | None = None,
+    still: Tensor | None = None,
+    above: float = 0.0,
     callback: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """Make a clip from the noise of its first frame (arXiv:2303.13439, algorithm 1), by DDIM.
 
     The first frame is denoised alone; a few steps on its latent is moved for each later frame and noised back; then all
-    frames are denoised together, looking at the first.
+    frames are denoised together, looking at the first. A draft of the first frame is moved as its latent is.
 
     Args:
         denoiser: The network of `build`, with guidance; a ControlNet enters here.
@@ -140,6 +143,9 @@ def sample(
         noise: Standard normal for the later frames, `(batch, frames - 1, channels, height, width)`.
         config: Motion and stages; None takes the published ones.
         masks: Foreground, `(batch, frames, 1, height, width)`, for background smoothing; None leaves it out.
+        still: Draft of the first frame, `(batch, 1, channels, height, width)`, that takes the noisiest steps; None:
+            the denoiser takes all.
+        above: Time from which the draft stands, itself included.
         callback: Called after each step.
 
     Returns:
@@ -151,15 +157,38 @@ def sample(
 
     config = config or Text2VideoZeroConfig()
     parted, moved = stages(len(levels), config)
-    first = ddim(denoiser, x, levels.part(0, parted), callback=callback) if parted else x
-    later = ddim(denoiser, first, levels.part(parted, moved), callback=callback)
+    told = counted(callback, moved + len(levels) - parted)
+    alone, together = drafted(denoiser, still, above, noise.shape[1] + 1, config)
+    first = ddim(alone, x, levels.part(0, parted), callback=told) if parted else x
+    later = ddim(alone, first, levels.part(parted, moved), callback=told)
     remaining = (levels.alpha[parted] / levels.alpha[moved]) ** 2
     clip = torch.cat([first, moving_latents(later, noise.shape[1] + 1, config, remaining, noise)], dim=1)
     if masks is None:
-        return ddim(denoiser, clip, levels.part(parted, len(levels)), callback=callback)
+        return ddim(together, clip, levels.part(parted, len(levels)), callback=told)
     for i in range(parted, len(levels)):
-        clip = smooth_background(ddim(denoiser, clip, levels.part(i, i + 1), callback=callback), masks, config)
+        clip = smooth_background(ddim(together, clip, levels.part(i, i + 1), callback=told), masks, config)
     return clip
+
+
+def drafted(
+    denoiser: Denoiser, still: Tensor | None, above: float, num_frames: int, config: Text2VideoZeroConfig
+) -> tuple[Denoiser, Denoiser]:
+    """Return the denoisers of the first frame and of all, with a draft in their noisiest steps where there is one."""
+    from kineograph.diffusion.denoiser import KnownWhenNoisy
+    from kineograph.temporal.motion_field import translations, warp
+
+    if still is None:
+        return denoiser, denoiser
+    seen = warp(still.expand(-1, num_frames, -1, -1, -1), translations(num_frames, config.motion, still.device))
+    return KnownWhenNoisy(denoiser, still, above), KnownWhenNoisy(denoiser, seen, above)
+
+
+def counted(callback: Callable[[Step], None] | None, total: int) -> Callable[[Step], None] | None:
+    """Return a callback that counts the steps of all stages as those of one loop."""
+    if callback is None:
+        return None
+    steps = count()
+    return lambda step: callback(replace(step, i=next(steps), num_steps=total))
 
 
 SYSTEM = System(

@@ -1,0 +1,80 @@
+"""What is refused before a model is loaded, from what its JSON files say."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from kineograph.errors import InputError, WeightsError
+from kineograph.sampling import wishes
+from kineograph.sampling.generate import SAMPLERS
+from kineograph.sampling.known import Known, check_wishes, known
+from kineograph.sampling.places import check_lora, find
+
+
+def test_the_names_of_samplers_are_those_there_are():
+    assert set(wishes.SAMPLER_NAMES) == set(SAMPLERS)
+
+
+def test_what_a_folder_says_of_its_model(model_folder, tmp_path):
+    told = known(model_folder, "x")
+    assert told == Known(name="tiny", num_frames=4, factor=4, num_timesteps=1000, draft=False)
+    assert known(model_folder, "x", "text2video_zero").num_frames == 8
+    assert known(tmp_path / "file.ckpt", "file.ckpt") == Known(name="file.ckpt")
+
+
+def test_a_plain_image_network_is_an_image_model(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "unet" / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    assert known(tmp_path, "x").num_frames == 1
+    with pytest.raises(InputError, match="--system text2video_zero"):
+        check_wishes(known(tmp_path, "x"), {"num_frames": 8})
+    (tmp_path / "motion_adapter").mkdir()
+    assert known(tmp_path, "x").num_frames is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"num_frames": 17}, "--num-frames must be from 1 to 16"),
+        ({"num_inference_steps": 1001}, "--num-inference-steps"),
+        ({"height": 18}, "take 16 or 20"),
+        ({"width": 0}, "--width must be at least 4"),
+        ({"sampler": "euler_a"}, "euler-ancestral"),
+        ({"guidance_interval": (0.8, 0.2)}, "--guidance-interval"),
+        ({"draft_until": 0.5}, "'tiny' has no draft"),
+        ({"fps": float("nan")}, "--fps"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_wishes_are_refused_before_loading(model_folder, wish, words):
+    with pytest.raises(InputError, match=words):
+        check_wishes(known(model_folder, "x"), wish)
+
+
+def test_a_run_means_its_model(model_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(model_folder)
+    assert find(tmp_path / "run") == tmp_path / "run" / "model"
+
+
+def test_a_lora_that_is_not_there(tmp_path):
+    (tmp_path / "style.safetensors").touch()
+    check_lora(f"{tmp_path / 'style.safetensors'}:0.8")
+    with pytest.raises(WeightsError, match="--lora: there is no file 'other.safetensors:0.8'"):
+        check_lora("other.safetensors:0.8")
+
+
+@pytest.mark.parametrize(
+    ("size", "warned"), [((128, 128), False), ((112, 144), False), ((96, 160), True), ((256, 256), True)]
+)
+def test_sizes_far_from_the_trained_one_are_warned_of(size, warned):
+    own = SimpleNamespace(name="emoji", height=128, width=128)
+    assert bool(wishes.strange_size(*size, own)) == warned
+
+
+def test_checking_needs_no_torch():
+    code = "import sys, kineograph.cli.generate, kineograph.sampling.known; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
