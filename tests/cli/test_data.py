@@ -93,6 +93,8 @@ def test_synthetic_clips_pass_the_check(shapes, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["clips"], report["kept"], report["splits"]) == (True, 6, 6, {"train": 4, "test": 2})
     assert len(list((shapes / "flow").glob("*.npz"))) == 6
+    assert cli.main(["data", "check", str(shapes), "--num-frames", "5"]) == 0
+    assert "of the split 'train': a run of 5 frames at 8 fps keeps 4 of 4 clips" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_a_good_data_set(tmp_path):
     assert report.ok
     assert (report.clips, report.animated, report.frames, report.seconds) == (6, 6, 30, 3.75)
     assert report.splits == {"train": 4, "test": 2}
+    assert "`train` trains on split 'train' (4 clips), validates on 'test' (2 clips)" in report.summary()
     assert report.licences == {"CC0-1.0": 6}
     assert (report.captions, report.distinct_captions) == (6, 6)
     assert report.buckets == [

@@ -13,6 +13,7 @@ from typing import Any
 from kineograph.data.facts import MISSING, Facts, file_facts
 from kineograph.data.lengths import Fit, fit_of, why_too_short
 from kineograph.data.manifest import Clip, iterate_manifest, manifest_path
+from kineograph.data.splits import TRAIN, held_out_sentence
 from kineograph.errors import DataError, InputError
 
 Progress = Callable[[int, int | None, str], None]
@@ -60,6 +61,7 @@ class CheckReport:
         outside: Paths that lead out of the folder, which so cannot be moved or passed on alone; no fault.
         request: What a training run wants, if asked.
         fit: Which clips serve the request, by the frames that they really give.
+        trained: The same of the clips of split `"train"`; indices count among these.
         kept: Number of those that do.
         dropped: Reason to number of clips that do not.
         enlarged: Clips that serve the request but are smaller than its size.
@@ -84,19 +86,20 @@ class CheckReport:
     outside: list[str]
     request: Request | None
     fit: Fit | None
+    trained: Fit | None
     kept: int
     dropped: dict[str, int]
     enlarged: int
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong with the data set and the request, if any, finds clips."""
+        """Whether nothing is wrong with the data set and the request, if any, finds clips to train on."""
         wrong = self.first_bad_line or self.duplicates or self.missing or self.unreadable or self.mismatched
-        return not wrong and self.clips > 0 and (self.request is None or self.kept > 0)
+        return not wrong and self.clips > 0 and (self.trained is None or bool(self.trained.kept))
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as plain JSON values."""
-        return {"ok": self.ok, **{key: value for key, value in asdict(self).items() if key != "fit"}}
+        return {"ok": self.ok, **{key: value for key, value in asdict(self).items() if key not in ("fit", "trained")}}
 
     def summary(self) -> str:
         """Give the report in words."""
@@ -138,6 +141,7 @@ def check(
             if progress:
                 progress(len(found), len(clips), "clips")
     fit = _fit(found, request) if request else None
+    learnt = [facts for clip, facts in zip(clips, found, strict=True) if clip.split == TRAIN]
     pairs = list(zip(clips, found, strict=True))
     return CheckReport(
         manifest=str(manifest_path(directory)),
@@ -159,6 +163,7 @@ def check(
         outside=[clip.path for clip in clips if _leads_out(clip.path)],
         request=request,
         fit=fit,
+        trained=_fit(learnt, request) if request else None,
         kept=len(fit.kept) if fit else 0,
         dropped=fit.dropped if fit else {},
         enlarged=sum(_is_enlarged(clips[index], request) for index in fit.kept) if fit else 0,
@@ -251,6 +256,8 @@ def _bucket_rows(clips: list[Clip]) -> list[dict[str, float | int]]:
 def _counts(report: CheckReport) -> Iterator[str]:
     yield f"{report.manifest}: {report.clips} clips ({report.animated} animated), {report.seconds:.1f} s"
     yield "splits: " + (", ".join(f"{name} {count}" for name, count in report.splits.items()) or "none")
+    if report.splits:
+        yield "`train` " + held_out_sentence(split for split, count in report.splits.items() for _ in range(count))
     yield f"captions: {report.captions} of {report.clips}, {report.distinct_captions} different"
     yield "licences: " + (
         ", ".join(f"{name or 'unknown'} {count}" for name, count in report.licences.items()) or "none"
@@ -288,5 +295,7 @@ def _request(report: CheckReport) -> Iterator[str]:
     if report.request is None:
         return
     yield from str(report.fit).split("; ")
+    if set(report.splits) != {TRAIN}:
+        yield f"of the split '{TRAIN}': {report.trained}"
     if report.enlarged:
         yield f"{report.enlarged} are smaller than the requested size and would be enlarged"

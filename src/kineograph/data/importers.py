@@ -20,6 +20,7 @@ from kineograph._text import read_table, read_text
 from kineograph.data.facts import Facts, file_facts
 from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, write_manifest
 from kineograph.data.replacing import refuse_existing
+from kineograph.data.splits import train_split
 from kineograph.errors import DataError, unknown
 
 VIDEO_SUFFIXES = frozenset(
@@ -414,7 +415,7 @@ def _clip(entry: _Entry, facts: Facts, given: _Given) -> Clip:
         caption=entry.caption or (before.caption if before else ""),
         source=entry.fields.get("source") or (before.source if before else ""),
         licence=entry.fields.get("licence") or given.licence or (before.licence if before else ""),
-        split=entry.fields.get("split") or given.split or (before.split if before else "train"),
+        split=train_split(entry.fields.get("split", "")) or given.split or (before.split if before else "train"),
         extra={**(before.extra if before else {}), **entry.extra},
         fps=facts.fps,
         frames=facts.frames,
