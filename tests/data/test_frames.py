@@ -9,7 +9,7 @@ import torch
 from kineograph.data.frames import FrameSpec, frame_store, square
 from kineograph.data.latents import latent_store
 from kineograph.data.manifest import Clip, write_manifest
-from kineograph.errors import DataError
+from kineograph.errors import DataError, InputError
 from kineograph.video import Video
 
 SPEC = FrameSpec(size=16, fps=8.0, max_frames=4)
@@ -55,12 +55,62 @@ def test_more_than_a_few_bad_files_stop_the_run(data, tmp_path):
     assert not list((tmp_path / "cache").rglob("index.json"))
 
 
-def test_square_pads_and_never_crops():
+def test_square_takes_the_middle_and_pads_nothing():
     tall = np.arange(8 * 4, dtype=np.uint8).reshape(1, 8, 4, 1).repeat(3, -1)
-    padded = square(tall, 8)
-    assert padded.shape == (1, 8, 8, 3)
-    assert (padded[:, :, 2:6] == tall).all()
-    assert (padded[:, :, 0] == tall[:, :, 0]).all()
+    assert (square(tall, 4) == tall[:, 2:6]).all()
+    assert (square(tall.swapaxes(1, 2), 4) == tall[:, 2:6].swapaxes(1, 2)).all()
+    assert square(tall, 2).shape == (1, 2, 2, 3)
+    assert (square(tall[:, :4], 4) == tall[:, :4]).all()
+
+
+def replaced(data):
+    """Write other pictures under the name of one clip."""
+    Video(torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 3, 16, 16), fps=8.0).save(data / "moving.webp")
+
+
+def retold(data):
+    manifest = data / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"train"', '"other"', 1))
+
+
+@pytest.mark.parametrize("change", [replaced, retold])
+def test_a_changed_data_set_is_decoded_again(change, data, tmp_path):
+    first = frame_store(data, SPEC, tmp_path / "cache")
+    change(data)
+    again = frame_store(data, SPEC, tmp_path / "cache")
+    assert again.key != first.key
+    assert again.content != first.content
+
+
+@pytest.mark.parametrize("kind", ["frames", "latents"])
+@pytest.mark.parametrize("name", ["index.json", "*.?*[86]"])
+@pytest.mark.parametrize("rest", [0, 7])
+def test_a_broken_store_is_made_again(kind, name, rest, data, tmp_path):
+    def encode(pixels):
+        return pixels.mean((1, 2), keepdims=True).transpose(0, 3, 1, 2) / 255
+
+    def opened():
+        frames = frame_store(data, SPEC, tmp_path / "cache")
+        return {"frames": frames.frames, "latents": latent_store(frames, encode, "a", tmp_path / "cache").latents}[kind]
+
+    wanted = np.array(opened())
+    (file,) = (tmp_path / "cache" / kind).glob(f"*/{name}")
+    file.write_bytes(file.read_bytes()[:rest])
+    assert (opened() == wanted).all()
+
+
+def test_clips_that_cannot_be_read_are_kept_count_of(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("kineograph.data.frames.MAX_FAILED_SHARE", 0.5)
+    (data / "still.webp").write_bytes(b"no picture")
+    store = frame_store(data, SPEC, tmp_path / "cache")
+    assert list(store.failed) == ["still.webp"]
+    assert len(store.clips) == 2
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"fps": 0.0}, {"fps": float("nan")}, {"max_frames": 0}])
+def test_frames_that_make_no_sense_are_refused(change):
+    with pytest.raises(InputError, match="--size .*--max-frames .*--sample-fps"):
+        replace(SPEC, **change)
 
 
 def test_latents_are_encoded_once_and_belong_to_their_encoder(data, tmp_path):

@@ -60,6 +60,25 @@ def test_captions_cut_short_leave_nothing(tmp_path):
     assert len(encode_captions(lengths, clips, kept=tmp_path, fingerprint="one").tokens) == 3
 
 
+def truncated(content):
+    return content[:-9]
+
+
+def zeroed(content):
+    return content[:60] + b"\0" * (len(content) - 60)
+
+
+@pytest.mark.parametrize("harm", [truncated, zeroed, lambda content: b"", lambda content: b"no array"])
+def test_broken_captions_are_encoded_again(harm, tmp_path):
+    clips = [replace(CLIP, extra={"captions": ROWS})]
+    first = encode_captions(lengths, clips, kept=tmp_path, fingerprint="one")
+    wanted = np.array(first.tokens)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(harm(file.read_bytes()))
+    assert np.array_equal(encode_captions(lengths, clips, kept=tmp_path, fingerprint="one").tokens, wanted)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_captions_are_drawn_by_weight():
     tokens = encode_captions(lengths, [replace(CLIP, extra={"captions": [ROWS[0], ROWS[2]]})])
     choose = np.random.default_rng(0)

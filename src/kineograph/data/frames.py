@@ -1,25 +1,27 @@
 """Decoded frames on disk: every clip sampled by time at one rate and size, as one memory-mapped array.
 
 Training reads pictures from here at random without decoding anything. The directory's name is a hash of all that
-matters (manifest, size, rate, length), so that a stale store is never read.
+matters (manifest, path, size and time of each file, and what is taken of it), so that a stale store is never read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kineograph.data.manifest import Clip, clip_from_dict, clip_to_dict, manifest_path, read_manifest
-from kineograph.errors import DataError, KineographError
+from kineograph.data.cache import default_cache, opened, write_index
+from kineograph.data.manifest import Clip, clip_from_dict, clip_to_dict, content_key, manifest_path, read_manifest
+from kineograph.errors import DataError, InputError, KineographError
 
-VERSION = 1
+VERSION = 2  # 1 padded to squares
 MAX_FAILED_SHARE = 0.05  # more unreadable clips than this stop the run: something is wrong with the data set
 
 
@@ -28,13 +30,20 @@ class FrameSpec:
     """What is taken of each clip."""
 
     size: int = 128
-    """Edge of the square frames in pixels; other shapes are padded with their edge colour, never cropped."""
+    """Edge of the square frames in pixels; of other shapes the middle square is taken, the rest cut off."""
     fps: float = 8.0
     """Frames per second to sample at."""
     max_frames: int = 24
     """At most this many frames from the start of each clip."""
     background: str = "white"
     """Colour under transparent frames."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.max_frames < 1 or not 0 < self.fps < math.inf:
+            raise InputError(
+                f"Frames need a size and a number of at least 1 and a rate above 0, not --size {self.size}, "
+                f"--max-frames {self.max_frames}, --sample-fps {self.fps:g}."
+            )
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class FrameStore:
         clips: The manifest entries, in the same order.
         key: Hash of everything that determines the content.
         spec: What was taken of each clip.
+        content: Hash of the manifest's rows and the files' sizes: the same for a copy of the data set elsewhere.
+        failed: Path of each clip that could not be read, and why; these are left out.
     """
 
     frames: np.ndarray
@@ -56,6 +67,14 @@ class FrameStore:
     clips: list[Clip]
     key: str
     spec: FrameSpec
+    content: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run that is resumed must find again, by flag of the command line."""
+        taken = {"size": self.spec.size, "sample-fps": self.spec.fps, "max-frames": self.spec.max_frames}
+        data = f"{len(self.clips)} clips (content {self.content[:12]})"
+        return {"data": data, **taken, "background": self.spec.background}
 
     def rows_of(self, split: str) -> np.ndarray:
         """Return the frame rows of a split."""
@@ -78,17 +97,9 @@ class FrameStore:
 
 
 def store_key(data: str | Path, spec: FrameSpec) -> str:
-    """Return the hash of the manifest and the specification."""
-    digest = hashlib.sha256(manifest_path(data).read_bytes())
-    digest.update(json.dumps({"version": VERSION, **asdict(spec)}, sort_keys=True).encode())
-    return digest.hexdigest()[:20]
-
-
-def default_cache() -> Path:
-    """Return the folder for caches: `$KINEOGRAPH_CACHE`, or `~/.cache/kineograph`."""
-    import os
-
-    return Path(os.environ.get("KINEOGRAPH_CACHE", Path.home() / ".cache" / "kineograph"))
+    """Return the hash of the data set and the specification."""
+    text = json.dumps({"version": VERSION, "data": content_key(data), **asdict(spec)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def frame_store(
@@ -110,45 +121,46 @@ def frame_store(
     """
     key = store_key(data, spec)
     directory = Path(cache or default_cache()) / "frames" / key
-    if not (directory / "index.json").is_file():
-        _build(Path(data), spec, directory, progress)
-    index = json.loads((directory / "index.json").read_text())
+    index = opened(directory, lambda part: _build(Path(data), spec, part, progress), progress)
     shape = (index["total"], spec.size, spec.size, 3)
     frames = np.memmap(directory / "frames.u8", np.uint8, "r", shape=shape)
     clips = [clip_from_dict(row, str(directory)) for row in index["clips"]]
-    return FrameStore(frames, np.array(index["starts"]), np.array(index["counts"]), clips, key, spec)
+    starts, counts = np.array(index["starts"]), np.array(index["counts"])
+    return FrameStore(frames, starts, counts, clips, key, spec, index["content"], index["failed"])
 
 
-def _build(
-    data: Path, spec: FrameSpec, directory: Path, progress: Callable[[int, int | None, str], None] | None
-) -> None:
-    """Decode every clip into a temporary directory and rename it."""
+def _build(data: Path, spec: FrameSpec, part: Path, progress: Callable[[int, int | None, str], None] | None) -> None:
+    """Decode every clip into a folder; its index comes last."""
     clips = read_manifest(data)
-    part = directory.with_name(f".part-{directory.name}")
-    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    root, kept, starts, counts, failed, total = manifest_path(data).parent, [], [], [], {}, 0
+    root, rows, starts, counts, failed, total = manifest_path(data).parent, [], [], [], {}, 0
     with (part / "frames.u8").open("wb") as out, ThreadPoolExecutor(2) as pool:
         for done, (clip, frames) in enumerate(
             zip(clips, pool.map(lambda c: _decode(root / c.path, c.frames == 1, spec), clips), strict=True)
         ):
+            if progress:
+                progress(done + 1, len(clips), "frames")
             if isinstance(frames, str):
                 failed[clip.path] = frames
                 continue
             out.write(frames.tobytes())
-            kept.append(clip_to_dict(clip))
+            rows.append(clip_to_dict(clip))
             starts.append(total)
             counts.append(len(frames))
             total += len(frames)
-            if progress:
-                progress(done + 1, len(clips), "frames")
     if len(failed) > MAX_FAILED_SHARE * len(clips):
-        shutil.rmtree(part)
         name, why = next(iter(failed.items()))
         raise DataError(f"{len(failed)} of {len(clips)} clips cannot be read, such as '{name}': {why}")
-    index = {"total": total, "starts": starts, "counts": counts, "clips": kept, "failed": failed, "spec": asdict(spec)}
-    (part / "index.json").write_text(json.dumps(index))
-    part.replace(directory)
+    content = hashlib.sha256()
+    for row in rows:
+        content.update(json.dumps([row, _bytes(root / row["path"])], sort_keys=True).encode())
+    index = {"total": total, "starts": starts, "counts": counts, "clips": rows, "failed": failed}
+    write_index(part, {**index, "content": content.hexdigest(), "spec": asdict(spec)})
+
+
+def _bytes(file: Path) -> int:
+    """Return the size of a file, or of the files of a folder of pictures."""
+    return sum(entry.stat().st_size for entry in file.iterdir()) if file.is_dir() else file.stat().st_size
 
 
 def _decode(path: Path, still: bool, spec: FrameSpec) -> np.ndarray | str:
@@ -163,7 +175,7 @@ def _decode(path: Path, still: bool, spec: FrameSpec) -> np.ndarray | str:
 
 
 def square(frames: np.ndarray, size: int) -> np.ndarray:
-    """Pad frames to a square with their edge pixels and resize them (area average).
+    """Take the middle square of frames and resize it (area average).
 
     Args:
         frames: uint8 `(frames, height, width, 3)`.
@@ -172,10 +184,9 @@ def square(frames: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
     _, height, width, _ = frames.shape
-    edge = max(height, width)
-    top, left = (edge - height) // 2, (edge - width) // 2
-    pads = ((0, 0), (top, edge - height - top), (left, edge - width - left), (0, 0))
-    frames = np.pad(frames, pads, mode="edge") if height != width else frames
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    frames = frames[:, top : top + edge, left : left + edge]
     if edge == size:
         return frames
     return np.stack([np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.BOX)) for f in frames])

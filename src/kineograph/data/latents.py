@@ -7,15 +7,14 @@ are never read.
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kineograph.data.frames import FrameStore, default_cache
+from kineograph.data.cache import default_cache, opened, write_index
+from kineograph.data.frames import FrameStore
 
 VERSION = 1
 
@@ -64,23 +63,19 @@ def latent_store(
     """
     key = hashlib.sha256(f"{VERSION}:{frames.key}:{fingerprint}".encode()).hexdigest()[:20]
     directory = Path(cache or default_cache()) / "latents" / key
-    if not (directory / "index.json").is_file():
-        _build(frames, encode, directory, batch, progress)
-    shape = tuple(json.loads((directory / "index.json").read_text())["shape"])
-    mapped = np.memmap(directory / "latents.f16", np.float16, "r", shape=shape)
+    index = opened(directory, lambda part: _build(frames, encode, part, batch, progress), progress)
+    mapped = np.memmap(directory / "latents.f16", np.float16, "r", shape=tuple(index["shape"]))
     return LatentStore(np.asarray(mapped), frames)  # a plain view: numpy's own class for it is slow to index
 
 
 def _build(
     frames: FrameStore,
     encode: Callable[[np.ndarray], np.ndarray],
-    directory: Path,
+    part: Path,
     batch: int,
     progress: Callable[[int, int | None, str], None] | None,
 ) -> None:
-    """Encode everything into a temporary directory and rename it."""
-    part = directory.with_name(f".part-{directory.name}")
-    shutil.rmtree(part, ignore_errors=True)
+    """Encode everything into a folder; its index comes last."""
     part.mkdir(parents=True)
     total, shape = len(frames.frames), ()
     with (part / "latents.f16").open("wb") as out:
@@ -90,5 +85,4 @@ def _build(
             out.write(latents.tobytes())
             if progress:
                 progress(min(start + batch, total), total, "latents")
-    (part / "index.json").write_text(json.dumps({"shape": [total, *shape]}))
-    part.replace(directory)
+    write_index(part, {"shape": [total, *shape]})

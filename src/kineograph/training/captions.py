@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kineograph.data.cache import kept as make
+from kineograph.data.cache import sample
 from kineograph.data.captions import weighted_captions
 from kineograph.data.manifest import Clip
 
-VERSION = 1
+VERSION = 2  # 1 had no sample at its end
+DIGEST = 32  # bytes of SHA-256
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ def encode_captions(
     texts = sorted(distinct, key=lambda text: len(text))  # batches of like lengths waste less
     row_of = {text: row for row, text in enumerate(texts)}
     parts = _encoded(encode, texts, batch, progress)
-    tokens = np.concatenate(list(parts)) if kept is None else _kept(parts, kept / _key(texts, fingerprint), len(texts))
+    if kept is None:
+        tokens = np.concatenate(list(parts))
+    else:
+        tokens = _kept(parts, kept / _key(texts, fingerprint), len(texts), progress)
     return CaptionTokens(
         tokens,
         [[row_of[text] for text, _ in clip] for clip in pairs],
@@ -108,25 +114,34 @@ def _key(texts: Sequence[str], fingerprint: str) -> str:
     return hashlib.sha256(json.dumps([VERSION, fingerprint, texts]).encode()).hexdigest()[:20] + ".npy"
 
 
-def _kept(parts: Iterator[np.ndarray], file: Path, count: int) -> np.ndarray:
-    """Open the file of the tokens, written first if it is not there: to a temporary name, then renamed."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".part-{os.getpid()}-{file.name}")
-        try:
-            _write(parts, part, count)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        part.replace(file)
+def _kept(
+    parts: Iterator[np.ndarray], file: Path, count: int, progress: Callable[[int, int | None, str], None] | None
+) -> np.ndarray:
+    """Open the file of the tokens, written first if it is not there or not whole."""
+    make(file, lambda place: _whole(place, count), lambda part: _write(parts, part, count), progress)
     return np.asarray(np.load(file, mmap_mode="r"))  # a plain view: numpy's own class for it is slow to index
 
 
 def _write(parts: Iterator[np.ndarray], file: Path, count: int) -> None:
-    """Write tokens as they come, in numpy's format."""
+    """Write tokens as they come, in numpy's format, and after them a sample of all to know the file by."""
     with file.open("wb") as out:
         for number, rows in enumerate(parts):
             if number == 0:
                 header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (count, *rows.shape[1:])}
                 np.lib.format.write_array_header_1_0(out, header)
             out.write(rows.tobytes())
+        out.flush()
+        out.write(bytes.fromhex(sample(file)))
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _whole(file: Path, count: int) -> bool:
+    """Say whether a file of tokens is as it was written."""
+    try:
+        end = file.stat().st_size - DIGEST
+        with file.open("rb") as stream:
+            stream.seek(max(0, end))
+            return stream.read() == bytes.fromhex(sample(file, end)) and len(np.load(file, mmap_mode="r")) == count
+    except (OSError, ValueError):
+        return False
