@@ -1,8 +1,10 @@
 """`kineograph train`: the three stages end to end on a synthetic data set, with resume and bad input."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from tiny_models import tiny_text
 
 from kineograph.cli import main
@@ -90,13 +92,59 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     assert run(*stage, "--max-train-steps", 3, *options[2:], "--image-share", 0.3, "--noise", "mixed", "--resume") == 0
     lines = [json.loads(line) for line in (video / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"] for line in lines} == {2, 3}
+    said = capsys.readouterr().err
+    assert "the middle square, at 16x16 pixels" in said
+    assert "the first 3 s of each clip, 24 frames at 8 fps" in said
+    assert "no split 'held-out-combinations'" in said
+    assert "temporal layers: fresh ones of modelscope in the image network of" in said
+    assert (index["height"], index["width"], index["fps"]) == (16, 16, 8.0)
+    export = ("--resume", "--export", "--image-share", 0.3, "--noise", "mixed")
+    assert run(*stage, "--max-train-steps", 3, *options[2:], *export, "--train-batch-size", 3) == 2
+    assert "--train-batch-size is 3 and was 2" in capsys.readouterr().err
+    shutil.rmtree(video / "model")
+    checkpoint = video / "checkpoints" / "step-00000003"
+    sample = ("generate", "a red circle", "--model", checkpoint, "-o", tmp_path / "s.mp4", "--steps", 2)
+    assert main([str(word) for word in sample]) == 2
+    assert "--resume --export" in capsys.readouterr().err
+    assert run(*stage, "--max-train-steps", 9, *options[2:], *export) == 0
+    assert main([str(word) for word in sample]) == 0
+    by_model = ("generate", "a red circle", "--model", video / "model", "-o", tmp_path / "m.mp4", "--steps", 2)
+    assert main([str(word) for word in by_model]) == 0
+    assert torch.equal(Video.read(tmp_path / "s.mp4").frames, Video.read(tmp_path / "m.mp4").frames)
 
 
 def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):
     assert run("autoencoder", "--data", tmp_path, "--output-dir", tmp_path / "run", "--dry-run", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["train"]["max_train_steps"] == 1000
+    assert shown["channels"] == [32, 64, 128]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("latent-image", "--base", "x"), {"channels": [128, 256, 256], "caption_dropout": 0.1, "max_frames": 24}),
+        (
+            ("modelscope", "--base", "x"),
+            {"num_frames": 16, "noise": "iid", "timestep_shift": 1.0, "keep_temporal": False},
+        ),
+        (
+            ("svd", "--base", "x", "--preset", "xt"),
+            {"stage": "stable_video_diffusion", "num_frames": 25, "max_frames": 25},
+        ),
+        (("draft", "--base", "x", "--set", "blur=0.5"), {"blur": 0.5, "frames": 16}),
+        (("decoder", "--base", "x", "--max-frames", 4), {"perceptual": 0.1, "max_frames": 4}),
+    ],
+)
+def test_dry_run_shows_values_and_no_null(words, found, tmp_path, capsys):
+    assert run(*words, "--data", tmp_path, "--output-dir", tmp_path / "run", "--dry-run", "--json") == 0
+    text = capsys.readouterr().out
+    assert "null" not in text
+    shown = json.loads(text)
+    assert found.items() <= shown.items()
+    assert shown["train"]["micro_batch_size"] == 16
+    assert shown["train"]["mixed_precision"] in ("no", "bf16")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +172,17 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
         (("autoencoder", "--max-train-steps", "0"), "--max-train-steps"),
         (("autoencoder", "--learning_rat", "1"), "--learning-rate"),
         (("autoencoder",), "no data set"),
+        (("autoencoder", "--lr", "1e-3"), "did you mean '--learning-rate'"),
+        (("autoencoder", "--validation-prompt", "a cat"), "--validation-prompt is for stages that draw from prompts"),
+        (("autoencoder", "--keep-temporal"), "--keep-temporal is for systems"),
+        (("autoencoder", "--export"), "--resume"),
+        (("svd", "--base", "emoji"), "no data set"),
+        (("lavie", "--base", "emoji", "--num-frames", "0"), "--num-frames must be at least 2"),
+        (("lavie", "--base", "emoji", "--num-frames", "9", "--max-frames", "8"), "--max-frames is 8"),
+        (("lavie", "--base", "emoji", "--validation-prompt", " "), "--validation-prompt is empty"),
+        (("lavie", "--base", "emoji", "--size", "65"), "65 is not a multiple of"),
+        (("lavie", "--base", "emoji", "--keep-temporal"), "has those of modelscope, not those of 'lavie'"),
+        (("modelscope", "--base", "emoji", "--keep-temporal", "--preset", "tiny"), "leave out --preset"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_status_2(words, said, tmp_path, capsys):

@@ -51,9 +51,16 @@ def parse(module: ModuleType, name: str, words: Sequence[str]) -> Any:
             return tyro.cli(kind, prog=program, args=words, config=CONFIG)
     except SystemExit as stop:
         if stop.code:
-            raise InputError(_unframed(said.getvalue())) from None
+            raise InputError(_hinted(module, words) or _unframed(said.getvalue())) from None
         sys.stdout.write(without_none(shown.getvalue()))
         raise
+
+
+def _hinted(module: ModuleType, words: Sequence[str]) -> str | None:
+    """Return the message for a flag that people type for another one, where the command knows it (`HINTS`)."""
+    hints = getattr(module, "HINTS", {})
+    typed = next((flag for word in words if (flag := word.partition("=")[0]) in hints), None)
+    return typed and f"Unknown flag '{typed}', did you mean '{hints[typed]}'?"
 
 
 def completion(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) -> str:

@@ -19,6 +19,8 @@ from torch import Tensor
 from kineograph.data.frames import FrameStore
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.training.batches import generators, randn
+from kineograph.training.opening import training_clips
+from kineograph.training.task import Told, tracked
 
 SQUARE_WEIGHT = 5.0  # Ours: a held-out frame's squared error (0.008) counts as much as its L1 (0.04)
 KL_WEIGHT = 1e-6  # Rombach et al. 2022, app. G: "a small weight factor ~ 1e-6"
@@ -43,7 +45,7 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3))
 
 
-class AutoencoderTask:
+class AutoencoderTask(Told):
     """Trains a `FrameAutoencoder` on the training split's frames.
 
     Args:
@@ -68,11 +70,20 @@ class AutoencoderTask:
         self.network, self.store, self.flip, self.decoder_only = network, store, flip, decoder_only
         if decoder_only:
             network.freeze_encoder()
-        self.clips = store.clips_of("train")
+        self.held_out = held_out
+        self.clips = training_clips(store, 1)
         test = store.rows_of(held_out)
         picks = test if len(test) else store.rows_of("train")
         self.test_rows = picks[:: max(1, len(picks) // VALIDATION_FRAMES)][:VALIDATION_FRAMES]
         self.num_samples = len(self.clips)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the data and the kind of training, by flag."""
+        return {
+            **self.store.facts(),
+            "held-out": self.held_out,
+            "base": "decoder only" if self.decoder_only else "none",
+        }
 
     def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
         """Return one random frame of each clip, `(n, 3, size, size)` in [-1, 1]."""
@@ -98,7 +109,7 @@ class AutoencoderTask:
     def validate(self) -> dict[str, float]:
         """Return L1 and PSNR (dB, data range 2, mean over frames) on held-out frames."""
         images = to_pixels(self.store.frames[self.test_rows])
-        output = torch.cat([self._through(part) for part in images.split(16)])
+        output = torch.cat([self._through(part) for part in tracked(images.split(16), self.progress, "validation")])
         mse = ((output - images) ** 2).mean(dim=(1, 2, 3))
         return {"l1": (output - images).abs().mean().item(), "psnr": (10 * torch.log10(4 / mse)).mean().item()}
 

@@ -1,21 +1,29 @@
-"""Checkpoints of a run: a directory of safetensors and JSON that appears at once, or not at all."""
+"""Checkpoints of a run: a directory of safetensors and JSON that appears at once, or not at all.
+
+An index in each holds a checksum of every file; what is read is verified first, every byte. While a checkpoint of the
+same step is written again, the one before bears the name `step-…-replaced`, so that at any moment a whole one is there.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kineograph.errors import DataError, ResourceError, WeightsError
+from kineograph.checkpoints import whole
+from kineograph.errors import DataError, WeightsError
+from kineograph.training.replace import GONE, PART, discard, disk_trouble
 
-FORMAT = 1
+FORMAT = 2  # 1 had no index
+REPLACED = "-replaced"
+_NAME = re.compile(rf"step-(\d{{8,}})({REPLACED})?")
 
 
 def checkpoint_dir(run: Path, step: int) -> Path:
@@ -24,20 +32,88 @@ def checkpoint_dir(run: Path, step: int) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """List a run's complete checkpoints, oldest first; unfinished ones do not count."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / "state.json").is_file())
+    """List a run's checkpoints, oldest first, damaged ones too; unfinished ones do not count."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted((path for path in folders if _NAME.fullmatch(path.name) and path.is_dir()), key=_place)
 
 
-def latest(run: Path) -> Path:
-    """Return the newest complete checkpoint of a run.
+def _place(path: Path) -> tuple[int, bool]:
+    """Return where a checkpoint stands in order: `(step, not replaced)`."""
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1]), found[2] is None
+
+
+def latest(run: Path, say: Callable[[str], None] | None = None) -> Path:
+    """Return the newest checkpoint of a run that is whole.
+
+    Args:
+        run: Run directory.
+        say: Called with a line for each newer one that is damaged.
 
     Raises:
         DataError: The run has none.
+        WeightsError: All are damaged; the message names the files.
     """
     found = checkpoints(run)
     if not found:
         raise DataError(f"There is no checkpoint to resume in '{run / 'checkpoints'}'. Start the run without --resume.")
-    return found[-1]
+    troubles: list[str] = []
+    for path in reversed(found):
+        trouble = damage(path)
+        if trouble is None:
+            _tell(troubles, path, say)
+            return path
+        troubles.append(trouble)
+    raise WeightsError(f"No checkpoint in '{run / 'checkpoints'}' is whole: {'; '.join(troubles)}.")
+
+
+def _tell(troubles: list[str], taken: Path, say: Callable[[str], None] | None) -> None:
+    """Say which checkpoints are damaged and which one is taken instead."""
+    for trouble in troubles if say else ():
+        assert say is not None
+        say(f"A checkpoint is damaged: {trouble}. The newest whole one is taken: {taken.name}.")
+
+
+def set_aside(run: Path, kept: Path) -> None:
+    """Rename the checkpoints that are newer than `kept` to `damaged-step-…`: nothing reads or deletes those."""
+    for path in checkpoints(run):
+        if _place(path) > _place(kept):
+            aside = path.with_name(f"damaged-{path.name}")
+            discard(aside)
+            path.rename(aside)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Say by name which file of a checkpoint is missing or damaged; None: it is whole, every byte verified.
+
+    Checkpoints of before there was an index are whole if all their files are there and can be read.
+    """
+    if (checkpoint / whole.INDEX).exists():
+        return whole.damage(checkpoint)
+    file = checkpoint / "state.json"
+    try:
+        state = load_state(checkpoint)
+    except WeightsError as error:
+        return str(error).removesuffix(".")
+    if state.get("format") != 1:
+        return f"'{checkpoint / whole.INDEX}' is missing"
+    if not {"task", "step", "samples_seen"} <= state.keys():
+        return f"'{file}' is damaged"
+    averaged = state.get("config", {}).get("ema_halflife_samples", 0) > 0
+    stems = ("weights", "optimizer", *(["ema"] if averaged else []))
+    return next((words for stem in stems if (words := _unreadable(checkpoint / f"{stem}.safetensors"))), None)
+
+
+def _unreadable(file: Path) -> str | None:
+    """Say what is wrong with a safetensors file whose checksum nobody knows."""
+    if not file.is_file():
+        return f"'{file}' is missing"
+    try:
+        with safe_open(str(file), "pt"):
+            return None
+    except Exception as error:  # safetensors raises its own Rust-side exception types
+        return f"'{file}' is not a readable safetensors file: {error}"
 
 
 def save(
@@ -46,7 +122,7 @@ def save(
     """Write a checkpoint and delete the oldest beyond `keep`.
 
     Everything goes to a hidden directory first and is renamed when complete, so that a killed run leaves either the
-    whole checkpoint or none.
+    whole checkpoint or none. Others are deleted only after that.
 
     Args:
         run: Run directory.
@@ -59,23 +135,42 @@ def save(
         The checkpoint's directory.
 
     Raises:
-        ResourceError: The disk is full.
+        ResourceError: The disk is full; nothing of the checkpoint is left, and the ones before are untouched.
     """
     target = checkpoint_dir(run, step)
-    part = target.with_name(f".part-{target.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part = target.with_name(f"{PART}{target.name}")
+    _sweep(target.parent)
     try:
-        _write_parts(part, tensors, {"format": FORMAT, "step": step, **state})
-        if target.exists():
-            shutil.rmtree(target)
-        part.replace(target)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise ResourceError(f"The checkpoint of step {step} could not be written to '{run}': {error}.") from error
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        with disk_trouble(f"The checkpoint of step {step} could not be written to '{run}'"):
+            part.mkdir(parents=True)
+            _write_parts(part, tensors, {"format": FORMAT, "step": step, **state})
+            whole.write_index(part)
+            _put(part, target)
+    except BaseException:
+        discard(part)
+        raise
+    earlier = [path for path in checkpoints(run) if _place(path) < _place(target)]
+    replaced = [path for path in earlier if path.name.endswith(REPLACED)]
+    rest = [path for path in earlier if path not in replaced]
+    for old in (*replaced, *rest[: max(0, len(rest) + 1 - keep)]):
+        discard(old)
     return target
+
+
+def _put(part: Path, target: Path) -> None:
+    """Give a written checkpoint its name; one of that name bears another until it is deleted."""
+    if target.exists():
+        replaced = target.with_name(target.name + REPLACED)
+        discard(replaced)
+        target.rename(replaced)
+    part.rename(target)
+    whole.sync(target.parent)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left half written or half deleted."""
+    for path in (*folder.glob(f"{PART}step-*"), *folder.glob(f"{GONE}*step-*")):
+        discard(path)
 
 
 def _write_parts(part: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -83,9 +178,6 @@ def _write_parts(part: Path, tensors: Mapping[str, Mapping[str, Tensor]], state:
         contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in named.items()}
         save_file(contiguous, str(part / f"{stem}.safetensors"))
     (part / "state.json").write_text(json.dumps(state, indent=1))
-    for file in part.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
 
 
 def load(checkpoint: Path, stem: str) -> dict[str, Tensor]:
@@ -104,8 +196,21 @@ def load(checkpoint: Path, stem: str) -> dict[str, Tensor]:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's JSON values."""
-    return json.loads((checkpoint / "state.json").read_text())
+    """Read a checkpoint's JSON values.
+
+    Raises:
+        WeightsError: The file is missing, or no JSON object.
+    """
+    file = checkpoint / "state.json"
+    if not file.is_file():
+        raise WeightsError(f"'{file}' is missing.")
+    try:
+        state = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise WeightsError(f"'{file}' is {'damaged' if file.stat().st_size else 'empty'} ({error}).") from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"'{file}' is damaged: it holds no JSON object.")
+    return state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -114,10 +219,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` flattened."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: str = "") -> None:
+    """Restore what `optimizer_tensors` flattened.
+
+    Raises:
+        WeightsError: It is the state of an optimizer of other parameters.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    for index, entry in state.items():
+        for name, tensor in entry.items():
+            wanted = parameters[index].shape if index in parameters else None
+            if wanted is None or (tensor.ndim and tensor.shape != wanted):
+                given = tuple(tensor.shape)
+                raise WeightsError(f"'{index}.{name}' in '{where}', of shape {given}, belongs to nothing that trains.")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

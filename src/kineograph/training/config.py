@@ -56,8 +56,17 @@ class TrainConfig:
     """Steps between validations; 0 validates at the end."""
     max_minutes: float | None = None
     """Stop cleanly, with a checkpoint, after this many minutes (default: no limit)."""
+    no_export: bool = False
+    """Write no model/ at the end (later: --resume, or --resume --export)."""
+    no_validation: bool = False
+    """Do not validate at the end."""
+    no_preview: bool = False
+    """Make no previews at the end."""
     resume: bool = False
-    """Continue the run in output_dir from its newest checkpoint, with optimizer, averages and data order."""
+    """Continue the run in output_dir from its newest whole checkpoint, with optimizer, averages and data order; if all
+    steps are done, do what is left of its end."""
+    export: bool = False
+    """With --resume: write model/ from the newest checkpoint and stop, whatever steps are left."""
     init_from: Path | None = None
     """Start from the weights of another run, a model folder or a bundled model (emoji); all else starts anew (default:
     fresh weights)."""
@@ -82,6 +91,8 @@ class TrainConfig:
             raise InputError(f"--micro-batch-size must be at least 1, not {self.micro_batch_size}.")
         if not self.learning_rate > 0:
             raise InputError(f"--learning-rate must be above 0, not {self.learning_rate}.")
+        if self.export and not self.resume:
+            raise InputError("--export writes the model of a run that is there: give --resume with it.")
         if self.resume and self.init_from is not None:
             raise InputError(
                 "--resume continues a run and --init-from starts a new one from other weights: give one of them."

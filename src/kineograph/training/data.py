@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kineograph.data.frames import FrameSpec, FrameStore, default_cache, frame_store
+from kineograph.data.cache import default_cache
+from kineograph.data.frames import FrameSpec, FrameStore, frame_store
 from kineograph.data.latents import LatentStore, latent_store
 from kineograph.devices import best_device, has_bf16
 from kineograph.errors import InputError
@@ -20,8 +20,10 @@ from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.weights import check_finite
 from kineograph.training.autoencoder import to_pixels
 from kineograph.training.captions import CaptionTokens, encode_captions
+from kineograph.training.opening import preview_prompts
+from kineograph.training.task import Progress
 
-Progress = Callable[[int, int | None, str], None]
+MAX_FRAMES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +33,34 @@ class DataConfig:
     data: Path
     """Data-set folder with manifest.jsonl (made by `kineograph data` or `kineograph curate`)."""
     size: int = 128
-    """Edge of the square training frames in pixels."""
+    """Edge of the training frames in pixels: the middle square of each picture."""
     sample_fps: float = 8.0
     """Frames per second taken of each clip."""
-    max_frames: int = 24
-    """Frames taken of each clip at most."""
+    max_frames: int | None = None
+    """Frames taken from the start of each clip at most (default: 24, or those of a sample if these are more)."""
     background: str = "white"
     """Colour under transparent frames."""
     held_out: str = "held-out-combinations"
     """Split that validation looks at."""
     balance: str = ""
     """Field of the manifest whose values are shown more evenly; empty: every clip alike."""
+    prompts: tuple[str, ...] = ()
+    """Prompts of previews (default: captions of the data set)."""
     cache: Path | None = None
     """Folder for decoded frames and latents (default: $KINEOGRAPH_CACHE, or ~/.cache/kineograph)."""
+
+    def __post_init__(self) -> None:
+        if any(not prompt.strip() for prompt in self.prompts):
+            raise InputError("--validation-prompt is empty; say what to show.")
+
+    def refuse_prompts(self, stage: str) -> None:
+        """Refuse prompts of previews where a stage would ignore them.
+
+        Raises:
+            InputError: There are some.
+        """
+        if self.prompts:
+            raise InputError(f"--validation-prompt is for stages that draw from prompts, not for '{stage}'.")
 
     def refuse_balance(self, stage: str) -> None:
         """Refuse `balance` where a stage would ignore it.
@@ -54,10 +71,31 @@ class DataConfig:
         if self.balance:
             raise InputError(f"--balance is for text-to-image and text-to-video stages, not for '{stage}'.")
 
-    def store(self, progress: Progress | None = None) -> FrameStore:
-        """Open (or decode) the frames."""
-        spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=self.max_frames, background=self.background)
+    def frames_of_clips(self, num_frames: int = 1) -> int:
+        """Return how many frames are taken of each clip where a sample has `num_frames`.
+
+        Raises:
+            InputError: `max_frames` is below that.
+        """
+        if self.max_frames is not None and self.max_frames < num_frames:
+            raise InputError(
+                f"--num-frames {num_frames} needs as many frames of each clip, but --max-frames is {self.max_frames}."
+            )
+        return max(MAX_FRAMES, num_frames) if self.max_frames is None else self.max_frames
+
+    def store(self, progress: Progress | None = None, num_frames: int = 1) -> FrameStore:
+        """Open (or decode) the frames, as many of each clip as samples of `num_frames` need.
+
+        Raises:
+            InputError: Frames are asked for that make no sense.
+        """
+        taken = self.frames_of_clips(num_frames)
+        spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=taken, background=self.background)
         return frame_store(self.data, spec, self.cache, progress)
+
+    def previewed(self, frames: FrameStore) -> tuple[str, ...]:
+        """Return the prompts of previews."""
+        return self.prompts or preview_prompts(frames, self.held_out)
 
     def captions(
         self, text: TextEncoder | TwoTextEncoders, frames: FrameStore, progress: Progress | None = None

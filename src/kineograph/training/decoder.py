@@ -20,18 +20,20 @@ from torch import Tensor
 from kineograph.data.balance import kinds_of
 from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import mix_seed
-from kineograph.errors import DataError, InputError
+from kineograph.errors import InputError
 from kineograph.models.autoencoder import Decoder
 from kineograph.models.draft import frame_moments
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.training.autoencoder import SQUARE_WEIGHT, VALIDATION_FRAMES, gradient_l1, to_pixels
 from kineograph.training.captions import CaptionTokens
 from kineograph.training.draft import HIDDEN, numbers
+from kineograph.training.opening import training_clips
+from kineograph.training.task import Told, tracked
 
 PERCEPTUAL_WEIGHT = 0.1  # Ours: the term is then about as large as the error of pixels and edges
 
 
-class DecoderTask:
+class DecoderTask(Told):
     """Trains the decoder of a latent model; all else stays.
 
     Args:
@@ -51,7 +53,7 @@ class DecoderTask:
         DataError: There is no training clip.
     """
 
-    name = "decoder"
+    name, part = "decoder", "autoencoder"
 
     def __init__(
         self,
@@ -71,15 +73,19 @@ class DecoderTask:
         self.distance, self.perceptual, self.drafts = distance, perceptual, drafts
         model.autoencoder.freeze_encoder()
         self.network = Decoder(model.autoencoder)
-        self.clips = store.frames.clips_of("train")
+        self.held_out, self.kind = held_out, kind
+        self.clips = training_clips(store.frames, 1)
         self.num_samples = len(self.clips)
         kinds = kinds_of(self.clips, store.frames.clips, kind)
         self.several = dict(zip(self.clips.tolist(), np.bincount(kinds)[kinds] > 1, strict=True))
-        if self.num_samples == 0:
-            raise DataError("The data set has no training clip.")
         test = store.frames.rows_of(held_out)
         picks = test if len(test) else store.frames.rows_of("train")
         self.test_rows = picks[:: max(1, len(picks) // VALIDATION_FRAMES)][:VALIDATION_FRAMES]
+
+    def facts(self) -> dict[str, Any]:
+        """Return data, model and kind of training, by flag."""
+        set_ = f"perceptual={self.perceptual} drafts={self.drafts} kind={self.kind}"
+        return {**self.store.frames.facts(), "held-out": self.held_out, "set": set_}
 
     def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
         """Return random frames `(n, 3, size, size)` in [-1, 1] and their latents `(n, c, h, w)`, or drafts of them."""
@@ -142,7 +148,8 @@ class DecoderTask:
         """Return PSNR (dB, data range 2) and, if it is trained, perceptual distance, means over held-out frames."""
         pictures = to_pixels(self.store.frames.frames[self.test_rows]).to(self.model.device)
         latents = torch.from_numpy(self.store.latents[self.test_rows].astype(np.float32)).to(self.model.device)
-        made = torch.cat([self.network(part) for part in latents.split(16)]).float().clamp(-1, 1)
+        parts = tracked(latents.split(16), self.progress, "validation")
+        made = torch.cat([self.network(part) for part in parts]).float().clamp(-1, 1)
         error = (made - pictures).square().mean(dim=(1, 2, 3))
         found = {"psnr": (10 * torch.log10(4 / error)).mean().item()}
         return found if self.distance is None else found | {"perceptual": self._seen(made, pictures)}

@@ -23,25 +23,22 @@ from kineograph.diffusion.noise import mix_seed
 from kineograph.diffusion.objective import timesteps_of
 from kineograph.diffusion.parameterization import add_noise, training_target
 from kineograph.diffusion.process import shift_time
-from kineograph.errors import DataError, InputError
+from kineograph.errors import InputError
 from kineograph.models.latent_video import LatentVideoModel, draw_noise
 from kineograph.models.video_unet import VideoUNet
 from kineograph.training.batches import generators, rand
 from kineograph.training.captions import CaptionTokens
+from kineograph.training.opening import preview_prompts as choose_prompts
+from kineograph.training.opening import training_clips, usable
+from kineograph.training.previews import draw_prompts
+from kineograph.training.resume import autoencoder_print
+from kineograph.training.task import Progress, Told, tracked
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 VALIDATION_CLIPS = 16
-PREVIEW_PROMPTS = (
-    "red apple",
-    "man juggling dark skin tone",
-    "loudly crying face",
-    "automobile",
-    "dog face",
-    "woman dancing",
-)
 
 
-class DiffusionTask:
+class DiffusionTask(Told):
     """Trains the network of a latent video model on cached latents.
 
     Args:
@@ -58,8 +55,10 @@ class DiffusionTask:
         timestep_shift: Moves the timesteps that are drawn towards noise: 3 puts half of them into the noisiest quarter
             (Esser et al. 2024, arXiv:2403.03206, sec. 3.1 weights levels by how often they are drawn as well); 1 draws
             all alike, as Ho et al. 2020 do.
-        preview_prompts: Prompts of the previews.
+        preview_prompts: Prompts of the previews; none: captions of the data set.
     """
+
+    part = "network"
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class DiffusionTask:
         image_share: float = 0.0,
         balance: str = "",
         timestep_shift: float = 1.0,
-        preview_prompts: Sequence[str] = PREVIEW_PROMPTS,
+        preview_prompts: Sequence[str] = (),
     ) -> None:
         if not 0 <= caption_dropout < 1 or not 0 <= image_share < 1:
             raise InputError(
@@ -85,19 +84,23 @@ class DiffusionTask:
         self.timestep_shift = timestep_shift
         self.network: VideoUNet = model.network
         self.num_frames, self.dropout, self.image_share = num_frames, caption_dropout, image_share
-        self.preview_prompts = tuple(preview_prompts)
+        self.preview_prompts = tuple(preview_prompts) or choose_prompts(store.frames, held_out)
+        self.held_out, self.balance = held_out, balance
         self.name = "latent-image" if num_frames == 1 else "latent-video"
-        need = 1 if num_frames == 1 else 2  # a still picture has no motion to learn from
-        self.clips = store.frames.clips_of("train", need)
+        self.clips = training_clips(store.frames, num_frames)
         self.pictures = store.frames.clips_of("train")
-        self.test_clips = store.frames.clips_of(held_out, need)[:VALIDATION_CLIPS]
+        self.test_clips = usable(store.frames, held_out, num_frames)[:VALIDATION_CLIPS]
         self.num_samples = len(self.clips)
-        if self.num_samples == 0:
-            raise DataError(
-                "The data set has no training clip with more than one frame, so there is no motion to learn."
-            )
         self.drawn = EvenDraw(self.clips, store.frames.clips, balance)
         self.empty = model.text([""])[0]
+
+    def facts(self) -> dict[str, Any]:
+        """Return data, system and kind of training, by flag."""
+        own, settings = {"num-frames": self.num_frames, "balance": self.balance}, self.model.settings
+        own |= {"stage": settings.system, "noise": settings.noise, "noise-alpha": settings.noise_alpha}
+        own |= {"caption-dropout": self.dropout, "image-share": self.image_share}
+        own |= {"timestep-shift": self.timestep_shift, "held-out": self.held_out}
+        return {**self.store.frames.facts(), **own, "base": autoencoder_print(self.model)}
 
     # Samples ------------------------------------------------------------------------------------------------------
 
@@ -181,7 +184,8 @@ class DiffusionTask:
 
     def validate(self) -> dict[str, float]:
         """Return the loss at fixed noise levels and seeds, on training and on held-out clips."""
-        return losses_by_level(self.clips, self.test_clips, VALIDATION_TIMESTEPS, self.validation_loss, "t")
+        measure = self.validation_loss
+        return losses_by_level(self.clips, self.test_clips, VALIDATION_TIMESTEPS, measure, "t", self.progress)
 
     def validation_loss(self, clips: np.ndarray, timestep: int) -> float:
         """Return the mean loss of the first frames of clips at one timestep."""
@@ -196,7 +200,7 @@ class DiffusionTask:
 
     def preview(self, directory: Path) -> None:
         """Sample the preview prompts with fixed seeds: a contact sheet, and clips if there is motion."""
-        draw_prompts(self.model, self.preview_prompts, self.num_frames, directory)
+        draw_prompts(self.model, self.preview_prompts, self.num_frames, directory, self.progress)
 
     def export(self, directory: Path) -> None:
         """Write the whole model, ready to `generate`; in float32, so that the next stage finds its latents cached."""
@@ -209,6 +213,7 @@ def losses_by_level(
     levels: Sequence[float],
     measure: Callable[[np.ndarray, Any], float],
     unit: str,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Measure the loss at fixed noise levels, on a few clips of each split.
 
@@ -218,34 +223,17 @@ def losses_by_level(
         levels: Noise levels.
         measure: `measure(clips, level)`, the mean loss.
         unit: What levels are called in the names, such as `"t"`.
+        progress: Called with `(done, total, what)`.
 
     Returns:
         `train_t300` and so on for each level, and `train_mean`; likewise `held_out_...`.
     """
-    values = {}
-    for name, clips in (("train", train[:: max(1, len(train) // VALIDATION_CLIPS)]), ("held_out", held_out)):
-        chosen = clips[:VALIDATION_CLIPS]
-        if len(chosen) == 0:
-            continue
-        losses = [measure(chosen, level) for level in levels]
-        values |= {f"{name}_{unit}{level:g}": loss for level, loss in zip(levels, losses, strict=True)}
-        values[f"{name}_mean"] = sum(losses) / len(losses)
+    spread = train[:: max(1, len(train) // VALIDATION_CLIPS)][:VALIDATION_CLIPS]
+    chosen = {"train": spread, "held_out": held_out[:VALIDATION_CLIPS]}
+    asked = [(name, level) for name, clips in chosen.items() if len(clips) for level in levels]
+    values: dict[str, float] = {}
+    for name, level in tracked(asked, progress, "validation"):
+        values[f"{name}_{unit}{level:g}"] = measure(chosen[name], level)
+        if level == levels[-1]:
+            values[f"{name}_mean"] = sum(values[f"{name}_{unit}{level:g}"] for level in levels) / len(levels)
     return values
-
-
-def draw_prompts(model: LatentVideoModel, prompts: Sequence[str], num_frames: int, directory: Path) -> None:
-    """Sample prompts with fixed seeds into a folder: a contact sheet, and clips if there is motion."""
-    from kineograph.sampling.generate import Model
-
-    videos = Model(model).generate(prompts, seed=0, num_frames=num_frames, num_inference_steps=20)
-    write_clips(videos, prompts, directory)
-
-
-def write_clips(videos: Sequence[Any], names: Sequence[str], directory: Path) -> None:
-    """Write a contact sheet of clips, and each clip that has more than one frame."""
-    from kineograph.video import contact_sheet
-
-    contact_sheet(videos, labels=names).save(directory / "sheet.png")
-    for name, video in zip(names, videos, strict=True):
-        if len(video) > 1:
-            video.save(directory / f"{name.replace(' ', '-').replace('/', '-')}.mp4")

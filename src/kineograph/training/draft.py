@@ -12,7 +12,7 @@ a look that it has not seen from those that it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ from torch import Tensor, nn
 from kineograph.data.balance import EvenDraw, kinds_of
 from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import mix_seed
-from kineograph.errors import DataError, InputError
+from kineograph.errors import InputError
 from kineograph.models.draft import DraftNetwork, far_apart, frame_moments, scatter_within, unit_variance, within_kinds
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.training.captions import CaptionTokens
-from kineograph.training.diffusion import PREVIEW_PROMPTS, write_clips
+from kineograph.training.opening import preview_prompts as choose_prompts
+from kineograph.training.opening import training_clips
+from kineograph.training.previews import write_clips
+from kineograph.training.resume import autoencoder_print
+from kineograph.training.task import Told, tracked
 
 VALIDATION_CLIPS = 256
 LOOK_STEPS, LOOK_BATCH, LOOK_RATE = 1000, 96, 2e-2
@@ -38,7 +42,7 @@ HIDDEN = 0.7
 CONTRAST = 5.0  # Ours: of 1, 5, 20 and 50, see docs/emoji/diary.md
 
 
-class DraftTask:
+class DraftTask(Told):
     """Trains the draft of a latent model.
 
     Args:
@@ -50,9 +54,10 @@ class DraftTask:
         blur: Largest deviation of the noise on the sentence embedding, whose own values have deviation 1.
         kind: Field of the manifest that is the same for clips of one thing in several looks; empty: each is its own.
         contrast: Weight of the squared error towards another look of the same thing, beside 1 for all directions.
+        preview_prompts: Prompts of the previews; none: captions of the data set.
     """
 
-    name = "draft"
+    name = part = "draft"
 
     def __init__(
         self,
@@ -65,20 +70,28 @@ class DraftTask:
         blur: float = 0.0,
         kind: str = "",
         contrast: float = CONTRAST,
+        preview_prompts: Sequence[str] = (),
     ) -> None:
         if model.draft is None:
             raise InputError("The model has no draft to train.")
         self.model, self.store, self.captions, self.blur = model, store, captions, blur
         self.network: DraftNetwork = model.draft
-        self.clips = store.frames.clips_of("train")
+        self.held_out, self.balance, self.kind = held_out, balance, kind
+        self.preview_prompts = tuple(preview_prompts) or choose_prompts(store.frames, held_out)
+        self.clips = training_clips(store.frames, 1)
         self.num_samples = len(self.clips)
-        if self.num_samples == 0:
-            raise DataError("The data set has no training clip.")
         self.drawn = EvenDraw(self.clips, store.frames.clips, balance)
         self.contrast, self.kinds = contrast, kinds_of(self.clips, store.frames.clips, kind)
         self.looks = looks_of(self.clips, self.kinds, store.frames.counts)
         self.moments = frame_moments(self.network.frames, self.network.frames)
         self.test_clips = _some(store.frames.clips_of(held_out))
+
+    def facts(self) -> dict[str, Any]:
+        """Return data, model and kind of training, by flag."""
+        sizes = " ".join(f"{name}={value}" for name, value in sorted(self.network.config.items()))
+        set_ = f"{sizes} blur={self.blur} kind={self.kind} contrast={self.contrast}"
+        own = {"held-out": self.held_out, "balance": self.balance, "set": set_}
+        return {**self.store.frames.facts(), **own, "base": autoencoder_print(self.model)}
 
     def start_from_data(self) -> None:
         """Let a fresh network know the clips' names, and answer each with its middle frame."""
@@ -204,7 +217,7 @@ class DraftTask:
     def motion_unexplained(self, clips: np.ndarray) -> float:
         """Return the squared error of clips' frames less their mean over time, over its size; 1 is no motion."""
         error = size = 0.0
-        for clip in clips:
+        for clip in tracked(clips, self.progress, "validation"):
             real = self.frames(int(clip)).to(self.model.device)
             made = self.network.clip(self._first(np.array([clip])), self.network.frames)[0]
             real, made = real - real.mean(dim=0), made - made.mean(dim=0)
@@ -221,9 +234,12 @@ class DraftTask:
         """Write a sheet of drafts, decoded."""
         from kineograph.video import Video
 
-        drafts = self.network.clip(self.model.text(PREVIEW_PROMPTS), self.network.frames)
+        if not self.preview_prompts:
+            return
+        drafts = self.network.clip(self.model.text(self.preview_prompts), self.network.frames)
+        drafts = tracked(drafts, self.progress, "previews")
         clips = [self.model.autoencoder.decode(draft[None])[0].float().cpu() for draft in drafts]
-        write_clips([Video(clip, self.model.settings.fps) for clip in clips], PREVIEW_PROMPTS, directory)
+        write_clips([Video(clip, self.model.settings.fps) for clip in clips], self.preview_prompts, directory)
 
     def export(self, directory: Path) -> None:
         """Write the whole model, ready to `generate`."""

@@ -19,7 +19,7 @@ from kineograph.data.latents import LatentStore
 from kineograph.diffusion.noise import iid, mix_seed
 from kineograph.diffusion.objective import log_normal_sigmas, weighted_mse
 from kineograph.diffusion.parameterization import SVD, add_noise, expand, training_target
-from kineograph.errors import DataError, InputError
+from kineograph.errors import InputError
 from kineograph.models.image_to_video import (
     NUMBERS,
     ConditionedNetwork,
@@ -34,14 +34,17 @@ from kineograph.models.temporal_autoencoder import TemporalAutoencoder
 from kineograph.training.autoencoder import to_pixels
 from kineograph.training.batches import generators, rand
 from kineograph.training.captions import CaptionTokens
-from kineograph.training.diffusion import PREVIEW_PROMPTS, VALIDATION_CLIPS, draw_prompts, losses_by_level, write_clips
+from kineograph.training.diffusion import VALIDATION_CLIPS, losses_by_level
+from kineograph.training.opening import PREVIEWS, training_clips, usable
+from kineograph.training.previews import STEPS, Steps, draw_prompts, write_clips
+from kineograph.training.resume import autoencoder_print
+from kineograph.training.task import Progress, Told, tracked
 
 Choose = np.random.Generator | None  # None: nothing is left to chance, for validation
 STRIDES = (1, 2, 3)  # every how many frames of a clip are shown, so that the frame rate that is told has a meaning
 BUCKETS = 255
 REFERENCE_CLIPS = 512  # whose motion the buckets are ranks of
 VALIDATION_SIGMAS = (0.3, 1.0, 3.0, 10.0, 30.0)
-PREVIEW_CLIPS = 6
 
 
 def stage_sigmas(stage: Any, u: Tensor) -> Tensor:
@@ -121,6 +124,11 @@ class Source(Protocol):
     given: str
     network: ConditionedNetwork
 
+    @property
+    def model(self) -> LatentVideoModel | ImageToVideoModel:
+        """What the network is a part of."""
+        ...
+
     def load(self, store: LatentStore, clip: int, rows: np.ndarray, choose: Choose) -> dict[str, Tensor]:
         """Return what this stage reads of a clip beside its latents; `rows` are those of its frames."""
         ...
@@ -129,7 +137,9 @@ class Source(Protocol):
         """Prepare what the network is told, by the function that sampling uses."""
         ...
 
-    def preview(self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path) -> None:
+    def preview(
+        self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path, progress: Progress | None = None
+    ) -> None:
         """Draw clips with fixed seeds."""
         ...
 
@@ -150,11 +160,19 @@ class FromText:
         model: Told log(sigma) / 4, frame rate and amount of motion.
         captions: Of every clip.
         caption_dropout: Share of clips trained with the empty caption.
+        preview_prompts: Prompts of the previews.
     """
 
     given = "text"
 
-    def __init__(self, model: LatentVideoModel, captions: CaptionTokens, caption_dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        model: LatentVideoModel,
+        captions: CaptionTokens,
+        caption_dropout: float = 0.1,
+        preview_prompts: Sequence[str] = (),
+    ) -> None:
+        self.preview_prompts = tuple(preview_prompts)
         width = model.network.config["projection_class_embeddings_input_dim"] // NUMBERS
         self.model, self.captions, self.dropout = model, captions, caption_dropout
         self.network = ConditionedNetwork(model.network, width)
@@ -171,9 +189,11 @@ class FromText:
         """Tell the network tokens, frame rate and motion."""
         return ImageCondition.of_text(batch["tokens"], batch["fps"].tolist(), batch["motion"].tolist())
 
-    def preview(self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path) -> None:
+    def preview(
+        self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path, progress: Progress | None = None
+    ) -> None:
         """Sample fixed prompts."""
-        draw_prompts(self.model, PREVIEW_PROMPTS, num_frames, directory)
+        draw_prompts(self.model, self.preview_prompts, num_frames, directory, progress)
 
     def export(self, directory: Path) -> None:
         """Write the model in float32."""
@@ -209,14 +229,17 @@ class FromPicture:
             noise_aug_strength=strength,
         )
 
-    def preview(self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path) -> None:
+    def preview(
+        self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path, progress: Progress | None = None
+    ) -> None:
         """Let the first frames of clips move."""
         from kineograph.sampling.image_to_video import ImageToVideo
 
         model, names = ImageToVideo(self.model), [store.frames.clips[int(clip)].caption for clip in clips]
         pictures = [to_pixels(store.frames.frames[store.frames.starts[clip]]) for clip in clips]
-        videos = [model.generate(picture, num_frames=num_frames, num_inference_steps=20) for picture in pictures]
-        write_clips(videos, names, directory)
+        told = Steps(len(pictures), progress)
+        options = {"num_frames": num_frames, "num_inference_steps": STEPS, "callback": told}
+        write_clips([model.generate(picture, **options) for picture in pictures], names, directory)
 
     def export(self, directory: Path) -> None:
         """Write the model in diffusers' layout if that can hold it, else in ours."""
@@ -238,18 +261,19 @@ class BetweenFrames(FromPicture):
         numbers = {"fps": batch["fps"].cpu(), "motion_bucket_id": batch["motion"].cpu()}
         return self.model.between(batch["latents"], batch["picture"], **numbers)
 
-    def preview(self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path) -> None:
+    def preview(
+        self, store: LatentStore, clips: np.ndarray, num_frames: int, directory: Path, progress: Progress | None = None
+    ) -> None:
         """Make the frames between every so many frames of clips."""
         from kineograph.sampling.image_to_video import ImageToVideo
         from kineograph.video import Video
 
         model, frames, videos = ImageToVideo(self.model), store.frames, []
-        for clip in clips:
+        for clip in tracked(clips, progress, "previews"):
             rows = frames.starts[clip] + np.arange(0, int(frames.counts[clip]), num_frames - 1)[:3]
             given = Video(to_pixels(frames.frames[rows]), frames.spec.fps / (num_frames - 1))
-            if len(given) > 1:
-                videos.append(model.interpolate(given, between=num_frames - 2, num_inference_steps=20))
-        write_clips(videos, [f"{frames.clips[int(clip)].caption}" for clip in clips][: len(videos)], directory)
+            videos.append(model.interpolate(given, between=num_frames - 2, num_inference_steps=STEPS))
+        write_clips(videos, [f"{frames.clips[int(clip)].caption}" for clip in clips], directory)
 
 
 def export(model: ImageToVideoModel, directory: Path) -> None:
@@ -263,7 +287,7 @@ def export(model: ImageToVideoModel, directory: Path) -> None:
 # --- The task -------------------------------------------------------------------------------------------------------
 
 
-class ImageToVideoTask:
+class ImageToVideoTask(Told):
     """Trains one stage of Stable Video Diffusion on cached latents.
 
     Args:
@@ -274,6 +298,8 @@ class ImageToVideoTask:
         held_out: Split to validate on beside training clips.
         dropout: Share of clips trained without what they are given; captions have their own.
     """
+
+    part = "network"
 
     def __init__(
         self,
@@ -294,13 +320,18 @@ class ImageToVideoTask:
         self.network, self.num_frames = source.network, num_frames
         self.dropout = dropout if source.given == "picture" else 0.0
         self.name = f"stable-video-diffusion-{source.given}"
-        self.clips = store.frames.clips_of("train", shortest)
-        self.test_clips = store.frames.clips_of(held_out, shortest)[:VALIDATION_CLIPS]
+        self.held_out = held_out
+        self.clips = training_clips(store.frames, num_frames)
+        self.test_clips = usable(store.frames, held_out, num_frames)[:VALIDATION_CLIPS]
         self.num_samples = len(self.clips)
-        if self.num_samples == 0:
-            raise DataError(f"The data set has no training clip of {shortest} or more frames: no motion to learn.")
         reference = self.clips[:: -(-len(self.clips) // REFERENCE_CLIPS)]
         self.buckets = MotionBuckets([motion_score(self._latents(self._rows(int(clip), 0, 1))) for clip in reference])
+
+    def facts(self) -> dict[str, Any]:
+        """Return data, stage and kind of training, by flag."""
+        own = {"num-frames": self.num_frames, "preset": self.source.given, "held-out": self.held_out}
+        own |= {"caption-dropout": self.dropout, "base": autoencoder_print(self.source.model)}
+        return {**self.store.frames.facts(), **own}
 
     def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
         """Return latents `(n, frames, c, h, w)`, frame rates, motion buckets and what the stage is given."""
@@ -357,7 +388,8 @@ class ImageToVideoTask:
 
     def validate(self) -> dict[str, float]:
         """Return the loss at fixed noise levels and seeds, on training and on held-out clips."""
-        return losses_by_level(self.clips, self.test_clips, VALIDATION_SIGMAS, self.validation_loss, "sigma")
+        measure = self.validation_loss
+        return losses_by_level(self.clips, self.test_clips, VALIDATION_SIGMAS, measure, "sigma", self.progress)
 
     def validation_loss(self, clips: np.ndarray, sigma: float) -> float:
         """Return the mean loss of the first frames of clips at one noise level."""
@@ -370,8 +402,8 @@ class ImageToVideoTask:
 
     def preview(self, directory: Path) -> None:
         """Draw clips with fixed seeds, from held-out clips where the stage is given pictures."""
-        clips = (self.test_clips if len(self.test_clips) else self.clips)[:PREVIEW_CLIPS]
-        self.source.preview(self.store, clips, self.num_frames, directory)
+        clips = (self.test_clips if len(self.test_clips) else self.clips)[:PREVIEWS]
+        self.source.preview(self.store, clips, self.num_frames, directory, self.progress)
 
     def export(self, directory: Path) -> None:
         """Write the whole model."""

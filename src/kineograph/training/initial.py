@@ -13,6 +13,8 @@ from kineograph.models.autoencoder import Decoder, FrameAutoencoder, load_autoen
 from kineograph.models.draft import DraftNetwork
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.sampling.generate import open_model
+from kineograph.training import checkpoint
+from kineograph.training.parameters import constants, load_weights, trainable
 
 
 def start_from(task: Any, place: Path) -> None:
@@ -26,9 +28,6 @@ def start_from(task: Any, place: Path) -> None:
         InputError: There is neither a run nor a model.
         WeightsError: The weights do not fit.
     """
-    from kineograph.training import checkpoint
-    from kineograph.training.loop import constants, load_weights, trainable
-
     where, own, fixed = place, trainable(task.network), constants(task.network)
     if checkpoint.checkpoints(place):
         where = checkpoint.latest(place)

@@ -6,10 +6,12 @@ import json
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kineograph.errors import require
+from kineograph.training.replace import disk_trouble
 
 
 class RunLog:
@@ -34,8 +36,9 @@ class RunLog:
         """Write one JSON line; numbers go to TensorBoard as well."""
         if self.file is None:
             return
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        with disk_trouble(f"'{self.file.name}' could not be written"):
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
         for name, value in values.items():
             if self.board is not None and isinstance(value, int | float):
                 self.board.add_scalar(name, value, step)
@@ -48,7 +51,8 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # each line was flushed; what failed then has been said
+                self.file.close()
         self.file = None
         if self.board is not None:
             self.board.close()

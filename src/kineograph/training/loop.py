@@ -3,59 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kineograph.errors import DataError, InputError, KineographError, WeightsError
+from kineograph.checkpoints.run import MODEL_INDEX, START
+from kineograph.errors import DataError, InputError, KineographError
 from kineograph.training import checkpoint
 from kineograph.training.batches import Share, prefetch, share
 from kineograph.training.config import SANITY_RATIO, SANITY_STEPS, TrainConfig, learning_rate_at
 from kineograph.training.ema import EMA
+from kineograph.training.ending import Ending
 from kineograph.training.log import Meter, RunLog, progress_line
-
-
-class Task(Protocol):
-    """What a stage brings to the loop."""
-
-    name: str
-    network: nn.Module
-    num_samples: int
-
-    def load(self, indices: list[int], seeds: list[int]) -> dict[str, Tensor]:
-        """Return the data of some samples, choices (such as the frame) by seed; runs in a thread."""
-        ...
-
-    def loss(self, network: Callable[..., Any], batch: dict[str, Tensor], seeds: list[int]) -> Tensor:
-        """Return one loss per sample, (samples,); all randomness comes from the seeds."""
-        ...
-
-    def validate(self) -> dict[str, float]:
-        """Measure at fixed samples, noise levels and seeds."""
-        ...
-
-    def preview(self, directory: Path) -> None:
-        """Draw pictures with fixed seeds."""
-        ...
-
-    def export(self, directory: Path) -> None:
-        """Write an inference-ready model folder."""
-        ...
+from kineograph.training.parameters import constants, load_weights, trainable
+from kineograph.training.replace import discard, disk_trouble, new_folder, write_whole
+from kineograph.training.resume import fingerprint, frozen, settings, settle
+from kineograph.training.task import Progress, Task, tracked
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: steps done, last loss, why it stopped, and what validation said."""
+    """How a run ended: steps done, last loss, why it stopped (or `FINISHED_BEFORE`), and what validation said."""
 
     step: int
     loss: float
@@ -63,15 +42,10 @@ class RunResult:
     validation: dict[str, float]
 
 
-def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that want gradients, by name."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
-
-
-def constants(network: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that are stored with the weights, by name: what the data say and no step changes."""
-    known = dict(network.named_parameters())
-    return {name: value for name, value in network.state_dict().items() if name not in known}
+FINISHED_BEFORE = "already finished"
+"""Why a run stopped that was finished when it was resumed."""
+Stages = Callable[[], AbstractContextManager[Progress | None]]
+"""Opens the display of long things that are not steps, such as validation."""
 
 
 def precision(wish: str) -> str:
@@ -89,23 +63,21 @@ class Trainer:
     Args:
         task: The stage.
         config: Its settings.
+        stages: Shows how far validation and previews are; None: nothing does.
 
     Raises:
         DataError: The run directory already holds a run and neither resume nor another directory was asked for.
+        InputError: A resumed run is given settings that are not its own.
+        WeightsError: A resumed run has no checkpoint that is whole.
     """
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
-        from kineograph.devices import on_cpu
-
+    def __init__(self, task: Task, config: TrainConfig, stages: Stages | None = None) -> None:
         torch.set_flush_denormal(True)  # vanishing gradients of fresh networks are several times slower without
         self.task, self.config, self.run_dir = task, config, Path(config.output_dir)
-        AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
-        self.accelerator = Accelerator(mixed_precision=precision(config.mixed_precision), cpu=on_cpu())
+        self.stages: Stages = stages or nullcontext
+        self.accelerator = accelerated(config)
         self.parameters = trainable(task.network)
-        self._claim_directory()
+        self._check_directory()
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=config.learning_rate,
@@ -116,36 +88,57 @@ class Trainer:
         task.network.to(self.accelerator.device)
         self.network = self.accelerator.prepare_model(task.network)
         self.ema = EMA(self.parameters, config.ema_halflife_samples) if config.ema_halflife_samples > 0 else None
-        self.step, self.samples_seen, self.stop_reason = 0, 0, ""
-        if config.resume:
-            self._restore(checkpoint.latest(self.run_dir))
+        self.step, self.samples_seen, self.loss, self.stop_reason = 0, 0, float("nan"), ""
+        self._trained = False
+        self.settings = self._settings()
+        self.opening = [*task.notes, *(self._resume() if config.resume else [])]
+        self._record()
         self.log = RunLog(self.run_dir, self.accelerator.is_main_process, config.tensorboard)
 
     # The run ----------------------------------------------------------------------------------------------------
 
     def run(self) -> RunResult:
-        """Train to the last step, or until the time is over or a signal asks to stop."""
+        """Train to the last step, or until the time is over or a signal asks to stop; then do what ends a run."""
         try:
-            return self._run()
+            for line in self.opening:
+                self.log.say(line)
+            return self._end() if self._train() else self._stopped()
         finally:
             self.log.close()
 
-    def _run(self) -> RunResult:
-        config, meter, loss, began = self.config, Meter(), float("nan"), time.monotonic()
+    def _train(self) -> bool:
+        """Train; say whether the run's end is reached, by the last step or by the clock."""
+        self._trained = not self.config.resume or self.step < self.config.max_train_steps
+        if not self._trained:
+            return True
         self.log.say(self.describe())
         with self._signals():
-            for batches, waited in self._data():
-                loss, grad_norm = self._train_step(batches)
-                meter.add(batches[0][0].global_count, waited, loss)
-                if self.step % config.log_steps == 0 or self.step == config.max_train_steps:
-                    self._tell(meter, grad_norm)
-                self._maintain()
-                if config.max_minutes is not None and time.monotonic() - began > 60 * config.max_minutes:
-                    self.stop_reason = "time is over"
-                if self.stop_reason:
-                    break
-        validation = self._finish()
-        return RunResult(self.step, loss, self.stop_reason or "finished", validation)
+            self._steps()
+            self.save()
+        return not self.stop_reason.startswith("signal")
+
+    def _steps(self) -> None:
+        """Train until there is a reason to stop."""
+        config, meter, began = self.config, Meter(), time.monotonic()
+        for batches, waited in self._data():
+            self.loss, grad_norm = self._train_step(batches)
+            meter.add(batches[0][0].global_count, waited, self.loss)
+            if self.step % config.log_steps == 0 or self.step == config.max_train_steps:
+                self._tell(meter, grad_norm)
+            self._maintain()
+            if config.max_minutes is not None and time.monotonic() - began > 60 * config.max_minutes:
+                self.stop_reason = "time is over"
+            if self.stop_reason:
+                return
+
+    def _stopped(self) -> RunResult:
+        """Say how a run that a signal stopped goes on."""
+        here = checkpoint.checkpoint_dir(self.run_dir, self.step)
+        self.log.say(
+            f"Stopped by {self.stop_reason} after step {self.step}. Continue with --resume; make a model of it with "
+            f"--resume --export; look at it with kineograph generate --model {here}"
+        )
+        return RunResult(self.step, self.loss, self.stop_reason, {})
 
     def _data(self) -> Iterator[tuple[list[tuple[Share, dict[str, Tensor]]], float]]:
         """Yield each step's micro-batches and the seconds spent waiting for them."""
@@ -240,7 +233,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Measure and log the validation losses of the averaged weights."""
-        with self._inference():
+        with self._inference(), self._shown():
             values = self.task.validate()
         self.log.say("validation  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
         self.log.write(self.step, **{f"validation/{name}": value for name, value in values.items()})
@@ -250,10 +243,46 @@ class Trainer:
         """Draw the task's pictures into `previews/step-…`."""
         if self.accelerator.is_main_process:
             directory = self.run_dir / "previews" / f"step-{self.step:08d}"
-            directory.mkdir(parents=True, exist_ok=True)
-            with self._inference():
+            with disk_trouble(f"'{directory}' could not be written"), self._inference(), self._shown():
+                directory.mkdir(parents=True, exist_ok=True)
                 self.task.preview(directory)
         self.accelerator.wait_for_everyone()
+
+    def export(self) -> None:
+        """Write the model of the averaged weights to `model/`, all at once."""
+        folder = self.run_dir / "model"
+        if self.accelerator.is_main_process:
+            self._write_model(folder)
+            discard(self.run_dir / "checkpoints" / START)
+            self.log.say(f"The model of step {self.step} is in {folder}")
+        self.accelerator.wait_for_everyone()
+
+    def write_start(self) -> None:
+        """Write the model as it is beside the checkpoints, which hold what trains: with it they can be sampled.
+
+        It goes when there is `model/`, which serves as well; a stage that writes no such model writes none here.
+        """
+        folder = self.run_dir / "checkpoints" / START
+        if not self.task.part or not self.accelerator.is_main_process:
+            return
+        if not any((place / MODEL_INDEX).is_file() for place in (folder, self.run_dir / "model")):
+            self._write_model(folder)
+
+    def _write_model(self, folder: Path) -> None:
+        """Write the model of the averaged weights, all at once."""
+        trouble = disk_trouble(f"The model could not be written to '{folder}'")
+        with trouble, self._inference(), new_folder(folder) as part:
+            self.task.export(part)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Show how far the task is."""
+        with self.stages() as told:
+            self.task.progress = told
+            try:
+                yield
+            finally:
+                self.task.progress = None
 
     def save(self) -> None:
         """Write a checkpoint (main process; the weights are equal on all)."""
@@ -263,23 +292,47 @@ class Trainer:
                 tensors["ema"] = self.ema.shadow
             if own := constants(self.task.network):
                 tensors["constants"] = own
-            state = {"samples_seen": self.samples_seen, "task": self.task.name, "config": self.config.to_dict()}
+            state = {
+                "samples_seen": self.samples_seen,
+                "task": self.task.name,
+                "part": self.task.part,
+                "loss": self.loss if math.isfinite(self.loss) else None,
+                "config": self.config.to_dict(),
+                "settings": self.settings,
+            }
             checkpoint.save(self.run_dir, self.step, tensors, state, self.config.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
 
-    def _finish(self) -> dict[str, float]:
-        """Save; if the run came to its end, also validate, preview and export."""
-        self.save()
-        if self.stop_reason.startswith("signal"):
-            self.log.say(f"Stopped by {self.stop_reason} after step {self.step}; continue with --resume.")
-            return {}
-        values = self.validate()
-        self.preview()
-        if self.accelerator.is_main_process:
-            with self._inference():
-                self.task.export(self.run_dir / "model")
-        self.accelerator.wait_for_everyone()
-        return values
+    def _end(self) -> RunResult:
+        """Do what ends a run and is not done yet: the model first, so that nothing after it can cost it."""
+        ending = Ending(self.run_dir, self.step)
+        left = self._left(ending)
+        if not left and not self._trained:
+            self.log.say(
+                f"The run in '{self.run_dir}' is finished: {self.step} of {self.config.max_train_steps} steps are "
+                "done, and all that follows. For more steps give a higher --max-train-steps."
+            )
+            return RunResult(self.step, self.loss, FINISHED_BEFORE, ending.done.get("validation") or {})
+        try:
+            for name, work in left.items():
+                value = work()
+                if self.accelerator.is_main_process:
+                    ending.note(name, value)
+        except KeyboardInterrupt:
+            self.log.say(f"Interrupted. Done: {', '.join(ending.done) or 'nothing yet'}; --resume does the rest.")
+            self.stop_reason = f"signal {signal.SIGINT.name}"
+        return RunResult(self.step, self.loss, self.stop_reason or "finished", ending.done.get("validation") or {})
+
+    def _left(self, ending: Ending) -> dict[str, Callable[[], Any]]:
+        """Return what is wanted at the end and is not done, in order."""
+        config = self.config
+        wanted: dict[str, tuple[bool, Callable[[], Any]]] = {
+            "model": (not config.no_export, self.export),
+            "validation": (not config.no_validation, self.validate),
+            "previews": (not config.no_preview, self.preview),
+        }
+        done = set(ending.done) - (set() if (self.run_dir / "model").is_dir() else {"model"})
+        return {name: work for name, (wish, work) in wanted.items() if wish and name not in done}
 
     # The beginning and the end of a process -----------------------------------------------------------------------
 
@@ -295,32 +348,56 @@ class Trainer:
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es), from step {self.step}"
         )
 
-    def _claim_directory(self) -> None:
-        """Refuse to overwrite another run; record what this one is."""
+    def _check_directory(self) -> None:
+        """Refuse to overwrite another run."""
         if not self.config.resume and checkpoint.checkpoints(self.run_dir):
             raise DataError(
                 f"'{self.run_dir}' already holds a run. Continue it with --resume, or choose another --output-dir."
             )
-        if not self.accelerator.is_main_process:
-            self.accelerator.wait_for_everyone()
-            return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        record = {"task": self.task.name, "config": self.config.to_dict(), "command": sys.argv, "versions": versions()}
-        (self.run_dir / "config.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
+
+    def _record(self) -> None:
+        """Write down what the run is."""
+        if self.accelerator.is_main_process:
+            record = {"task": self.task.name, "config": self.config.to_dict(), "settings": self.settings}
+            record |= {"command": sys.argv, "versions": versions()}
+            file = self.run_dir / "config.json"
+            with disk_trouble(f"'{file}' could not be written"):
+                self.run_dir.mkdir(parents=True, exist_ok=True)
+                write_whole(file, json.dumps(record, indent=1, default=str) + "\n")
         self.accelerator.wait_for_everyone()
 
-    def _restore(self, path: Path) -> None:
-        """Take over everything a checkpoint holds."""
+    def _settings(self) -> dict[str, Any]:
+        """Return what a resumed run is compared by."""
+        facts = dict(self.task.facts()) | {"optimizer": type(self.optimizer).__name__}
+        if base := fingerprint(frozen(self.task.network)):
+            facts["base"] = ", ".join([*([facts["base"]] if "base" in facts else []), f"frozen weights {base}"])
+        return settings(self.config.to_dict(), facts)
+
+    def _resume(self) -> list[str]:
+        """Take over the newest whole checkpoint; return what there is to say about it."""
+        lines: list[str] = []
+        path = checkpoint.latest(self.run_dir, lines.append)
         state = checkpoint.load_state(path)
         if state["task"] != self.task.name:
             raise InputError(f"'{path}' is a checkpoint of '{state['task']}', not of '{self.task.name}'.")
+        before = settings(state.get("config", {}), {}) | state.get("settings", {})
+        lines += settle(before, self.settings, self.run_dir)
+        self._restore(path, state)
+        if self.accelerator.is_main_process:
+            checkpoint.set_aside(self.run_dir, path)
+        self.accelerator.wait_for_everyone()
+        return lines
+
+    def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Take over everything a checkpoint holds; averages that it lacks begin at its weights."""
         load_weights(self.parameters, checkpoint.load(path, "weights"), str(path))
         if stored := checkpoint.load(path, "constants"):
             load_weights(constants(self.task.network), stored, str(path))
-        checkpoint.load_optimizer(self.optimizer, checkpoint.load(path, "optimizer"))
+        checkpoint.load_optimizer(self.optimizer, checkpoint.load(path, "optimizer"), str(path))
         if self.ema is not None:
-            self.ema.load(checkpoint.load(path, "ema"))
+            self.ema.load(checkpoint.load(path, "ema") or checkpoint.load(path, "weights"))
         self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.loss = float("nan") if state.get("loss") is None else float(state["loss"])
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -340,26 +417,6 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def load_weights(parameters: Mapping[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
-    """Copy saved weights into parameters of the same names.
-
-    Raises:
-        WeightsError: Names or shapes differ, or a value is not finite.
-    """
-    from kineograph.models.weights import check_finite, check_keys
-
-    check_keys(parameters.keys(), tensors.keys(), where)
-    check_finite(tensors, where)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.shape != tensors[name].shape:
-                given, wanted = tuple(tensors[name].shape), tuple(parameter.shape)
-                raise WeightsError(
-                    f"'{name}' in '{where}' has shape {given}; the network to be trained wants {wanted}."
-                )
-            parameter.copy_(tensors[name])
-
-
 def versions() -> dict[str, str]:
     """Return the versions that matter for reproducing a run."""
     import importlib.metadata as metadata
@@ -368,22 +425,39 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def sanity(task: Task, config: TrainConfig) -> dict[str, Any]:
+def accelerated(config: TrainConfig) -> Any:
+    """Return where and in what precision a run computes."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from kineograph.devices import on_cpu
+
+    AcceleratorState._reset_state()  # or a second run in one process would keep the first one's precision
+    return Accelerator(mixed_precision=precision(config.mixed_precision), cpu=on_cpu())
+
+
+def sanity(task: Task, config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Overfit the first sample and say whether the loss falls as it must.
 
     The same sample, timesteps and noise are used in every step, so a correctly wired network halves its loss within
     `SANITY_STEPS` steps; one that does not has a fault in its data, conditioning or gradients.
 
+    Args:
+        task: The stage; computed on the device and in the precision of a run.
+        config: Of the run.
+        progress: Called with `(done, total, what)`.
+
     Returns:
         `{"passed", "first_loss", "last_loss", "steps"}`.
     """
-    parameters = trainable(task.network)
+    accelerator, parameters = accelerated(config), trainable(task.network)
+    task.network.to(accelerator.device)
     optimizer = torch.optim.AdamW(parameters.values(), lr=max(config.learning_rate, 3e-4))
-    batch, seeds, losses = task.load([0], [config.seed]), [config.seed], []
-    enabled = precision(config.mixed_precision) == "bf16"
+    seeds, losses = [config.seed], []
+    batch = {name: tensor.to(accelerator.device) for name, tensor in task.load([0], seeds).items()}
     task.network.train()
-    for _ in range(SANITY_STEPS):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+    for _ in tracked(range(SANITY_STEPS), progress, "sanity check"):
+        with accelerator.autocast():
             loss = task.loss(task.network, batch, seeds).float().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

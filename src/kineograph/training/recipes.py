@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,10 +24,12 @@ from kineograph.temporal.inflate import strip
 from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask
 from kineograph.training.captions import CaptionTokens
-from kineograph.training.data import DataConfig, Progress, encoded
+from kineograph.training.data import DataConfig, encoded
 from kineograph.training.decoder import PERCEPTUAL_WEIGHT, DecoderTask
 from kineograph.training.diffusion import DiffusionTask
 from kineograph.training.draft import CONTRAST, DraftTask
+from kineograph.training.opening import about_data
+from kineograph.training.task import Progress
 
 if TYPE_CHECKING:
     from kineograph.systems.card import System
@@ -142,6 +143,8 @@ class VideoConfig:
     """Noise prior across frames: iid, mixed or progressive (PYoCo)."""
     noise_alpha: float = 1.0
     """Strength of the noise that frames share."""
+    keep_temporal: bool = False
+    """Train the temporal layers of the base further, if they are of the same system, instead of fresh ones."""
     preset: str = ""
     """Preset of the system whose temporal layers are taken (default: its first)."""
     set: tuple[str, ...] = ()
@@ -164,10 +167,13 @@ def autoencoder_task(
         base: A trained autoencoder (`RUN/model/vae`) whose decoder is trained further; its encoder stays.
     """
     data.refuse_balance("autoencoder")
+    data.refuse_prompts("autoencoder")
     fresh = {"patch": config.patch, "channels": config.channels, "latent_channels": config.latent_channels}
     network = load_autoencoder(base).train() if base is not None else build_autoencoder(**fresh)
     network.check_size(data.size, data.size)
-    return AutoencoderTask(network, data.store(progress), data.held_out, decoder_only=base is not None)
+    task = AutoencoderTask(network, data.store(progress), data.held_out, decoder_only=base is not None)
+    task.notes = about_data(task.store, data.held_out)
+    return task
 
 
 def latent_image_task(
@@ -182,6 +188,7 @@ def latent_image_task(
         progress: Called while caches are made.
     """
     vae = load_autoencoder(autoencoder)
+    vae.check_size(data.size, data.size)
     text = load_text_encoder(minilm_folder())
     unet = build_image_unet(
         latent_channels=vae.latent_channels,
@@ -223,13 +230,14 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     captions = data.captions(model.text, store.frames, progress)
     model.settings = replace(model.settings, draft_until=config.until)
     options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance}
+    options["preview_prompts"] = data.previewed(store.frames)
     options |= {name: getattr(config, name) for name in ("blur", "kind", "contrast")}
     if model.draft is not None:
         kept = {name: model.draft.config[name] for name in DRAFT_SIZES}
         wanted = {name: getattr(config, name) for name in kept}
         if wanted not in (kept, {name: getattr(DraftConfig(), name) for name in kept}):
             raise InputError(f"'{base}' has a draft, which keeps its size: leave {', '.join(kept)} out of --set.")
-        return DraftTask(model, store, captions, **options)
+        return _with_notes(DraftTask(model, store, captions, **options), data)
     model.draft = DraftNetwork(
         model.text.dim,
         store.shape,
@@ -241,6 +249,17 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     ).to(model.device)
     task = DraftTask(model, store, captions, **options)
     task.start_from_data()
+    return _with_notes(task, data)
+
+
+def _with_notes(task: DraftTask, data: DataConfig) -> DraftTask:
+    """Let a task say what its data are, and which clips rest on their last frame."""
+    frames = task.store.frames
+    short = int((frames.counts[task.clips] < task.network.frames).sum())
+    rest = (
+        f"frames: {short} of {len(task.clips)} clips have fewer than {task.network.frames}; they rest on the last one"
+    )
+    task.notes = [*about_data(frames, data.held_out, captions=True), *([rest] if short else [])]
     return task
 
 
@@ -265,10 +284,11 @@ def decoder_task(
     """
     config.check()
     data.refuse_balance("decoder")
+    data.refuse_prompts("decoder")
     model = image_or_video(base)
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress) if config.drafts else None
-    return DecoderTask(
+    task = DecoderTask(
         model,
         store,
         captions,
@@ -278,6 +298,8 @@ def decoder_task(
         drafts=config.drafts,
         kind=config.kind,
     )
+    task.notes = about_data(store.frames, data.held_out, captions=captions is not None)
+    return task
 
 
 def latent_video_task(
@@ -312,11 +334,17 @@ def latent_video_task(
 
         return stage_task(chosen, data, config, base, progress, captions)
     model = image_or_video(base)
-    num_frames = config.num_frames or NUM_FRAMES
+    num_frames = _frames(chosen, config)
+    if num_frames < 2:
+        raise InputError(f"--num-frames must be at least 2 for a system, whose layers learn motion, not {num_frames}.")
+    model.autoencoder.check_size(data.size, data.size)
     settings = replace(
         model.settings,
         name=f"{chosen.name}",
         system=chosen.name,
+        height=data.size,
+        width=data.size,
+        fps=data.sample_fps,
         num_frames=num_frames,
         noise=config.noise,
         noise_alpha=config.noise_alpha,
@@ -325,8 +353,9 @@ def latent_video_task(
     tuned(network.unet)
     train_only(network, ("spatial", "temporal") if config.train_all else ("temporal",))
     draft = model.draft if network is model.network else None  # new layers learn motion from the noisiest steps on
+    about = about_base(chosen, model, config, base)
     model = LatentVideoModel(network, model.autoencoder, model.text, settings, draft)
-    return _diffusion_task(
+    task = _diffusion_task(
         model,
         data,
         progress,
@@ -336,6 +365,28 @@ def latent_video_task(
         image_share=config.image_share,
         timestep_shift=config.timestep_shift,
     )
+    task.notes = [*task.notes, about]
+    return task
+
+
+def resolved_video(system: str, config: VideoConfig) -> VideoConfig:
+    """Return the configuration of a system's training with its preset and its frames filled in."""
+    from kineograph.systems import systems
+
+    chosen = systems().find(system)
+    config = replace(config, preset=config.preset or ("" if config.keep_temporal else next(iter(chosen.presets))))
+    return replace(config, num_frames=_frames(chosen, config))
+
+
+def _frames(system: System, config: VideoConfig) -> int:
+    """Return the frames of a sample: those asked for, or as published."""
+    if config.num_frames is not None:
+        return config.num_frames
+    if system.process.prediction != "svd":
+        return NUM_FRAMES
+    from kineograph.systems.stable_video_diffusion import STAGE_OF, STAGES
+
+    return STAGES[STAGE_OF[config.preset]].frames
 
 
 def image_or_video(base: Path) -> LatentVideoModel:
@@ -351,26 +402,46 @@ def image_or_video(base: Path) -> LatentVideoModel:
 
 
 def with_time(system: System, model: LatentVideoModel, config: VideoConfig) -> VideoUNet:
-    """Return a model's network with the temporal layers of a system: its own, or fresh ones on its image network.
+    """Return a model's image network with fresh temporal layers of a system, or with its own if they are to be kept.
 
     Raises:
-        InputError: The network's own layers are to be trained further, but with changed settings.
+        InputError: Layers are to be kept and there are none of the system, or they are to be kept and changed.
     """
-    if model.network.plan is not None and model.settings.system == system.name:
+    if config.keep_temporal:
+        if not has_time_of(system, model):
+            raise InputError(
+                f"--keep-temporal trains the temporal layers of the base further, but '{model.settings.name}' has "
+                f"{'those of ' + model.settings.system if model.network.plan is not None else 'none'}, not those of "
+                f"'{system.name}'. Leave it out for fresh ones."
+            )
         if config.set or config.preset:
             raise InputError(
-                f"The base already has the temporal layers of '{system.name}'. Train them further without --set and "
-                "--preset, or give an image model as --base."
+                f"--keep-temporal keeps the layers of '{system.name}' as they are built: leave out "
+                f"--{'set' if config.set else 'preset'}, or --keep-temporal for fresh layers."
             )
         return model.network
     preset = system.preset(config.preset or next(iter(system.presets)))
     return system.build(overridden(preset, config.set), image_unet=image_network(model))
 
 
+def has_time_of(system: System, model: LatentVideoModel) -> bool:
+    """Say whether a model has the temporal layers of a system."""
+    return model.network.plan is not None and model.settings.system == system.name
+
+
+def about_base(system: System, model: LatentVideoModel, config: VideoConfig, base: Path) -> str:
+    """Say whether the temporal layers are fresh or those of the base, and what becomes of its own."""
+    if config.keep_temporal:
+        return f"temporal layers: those of '{base}' are trained further (--keep-temporal)"
+    fresh = f"temporal layers: fresh ones of {system.name} in the image network of '{base}'"
+    if model.network.plan is None:
+        return fresh
+    own = f"{fresh}, whose own, of {model.settings.system}, are left out"
+    return own + ("; --keep-temporal trains them further" if has_time_of(system, model) else "")
+
+
 def image_network(model: LatentVideoModel) -> Any:
-    """Return a model's image network; temporal layers, if it has some, are taken out, which is said on stderr."""
-    if model.network.plan is not None:
-        sys.stderr.write(f"Of '{model.settings.name}' the image network is taken, without its temporal layers.\n")
+    """Return a model's image network; temporal layers, if it has some, are taken out."""
     return strip(model.network.unet)
 
 
@@ -410,9 +481,13 @@ def _diffusion_task(
     **options: Any,
 ) -> DiffusionTask:
     """Encode what is not cached and build the task."""
-    store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
+    frames = options["num_frames"]
+    store = encoded(model.autoencoder, data.store(progress, frames), data.cache, progress)
     captions = captions or data.captions(model.text, store.frames, progress)
-    return DiffusionTask(model, store, captions, held_out=data.held_out, balance=data.balance, **options)
+    options |= {"held_out": data.held_out, "balance": data.balance, "preview_prompts": data.previewed(store.frames)}
+    task = DiffusionTask(model, store, captions, **options)
+    task.notes = about_data(store.frames, data.held_out, num_frames=frames, captions=True)
+    return task
 
 
 def checkpoint_gradients(network: Any) -> None:

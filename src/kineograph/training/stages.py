@@ -34,9 +34,11 @@ from kineograph.sampling.generate import SCHEDULER, open_model
 from kineograph.systems.stable_video_diffusion import STAGE_OF, STAGES, Stage
 from kineograph.training.autoencoder import to_pixels
 from kineograph.training.captions import CaptionTokens
-from kineograph.training.data import DataConfig, Progress, encoded
+from kineograph.training.data import DataConfig, encoded
 from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
+from kineograph.training.opening import about_data
 from kineograph.training.recipes import VideoConfig, image_network, overridden, tuned
+from kineograph.training.task import Progress
 
 if TYPE_CHECKING:
     from kineograph.systems.card import System
@@ -76,18 +78,33 @@ def stage_task(
     stage = STAGES[STAGE_OF[preset]]
     parts = _opened(base)
     _check_order(parts, stage, base)
-    frames = config.num_frames or stage.frames
-    store = encoded(parts.autoencoder, data.store(progress), data.cache, progress)
+    frames = stage.frames if config.num_frames is None else config.num_frames
+    if stage.given != "text":
+        data.refuse_prompts(f"{system.name}, {preset}")
+    store = encoded(parts.autoencoder, data.store(progress, frames), data.cache, progress)
     network = widened(svd_network(system, parts, config), parts, stage.given)
     if stage.given == "text" and isinstance(parts, LatentVideoModel):
         captions = captions or data.captions(parts.text, store.frames, progress)
-        source: Source = FromText(_text_model(network, parts, frames, data), captions, config.caption_dropout)
+        model, prompts = _text_model(network, parts, frames, data), data.previewed(store.frames)
+        source: Source = FromText(model, captions, config.caption_dropout, prompts)
     else:
         source = _from_pictures(network, parts, stage, frames, store, data)
     source.network.requires_grad_(True)
-    return ImageToVideoTask(
+    task = ImageToVideoTask(
         source, store, stage, num_frames=frames, held_out=data.held_out, dropout=config.caption_dropout
     )
+    captioned = stage.given == "text"
+    about = about_data(store.frames, data.held_out, num_frames=frames, captions=captioned)
+    task.notes = [*about, _about_base(parts, base)]
+    return task
+
+
+def _about_base(parts: Model, base: Path) -> str:
+    """Say whether the temporal layers are fresh or those of the stage before."""
+    before = given_to(parts)
+    if before is None:
+        return f"temporal layers: fresh, in the image network of '{base}'"
+    return f"temporal layers: those of '{base}', a model of the stage '{before}', are trained further"
 
 
 def _check(config: VideoConfig) -> None:
@@ -156,6 +173,8 @@ def _text_model(network: VideoUNet, parts: LatentVideoModel, num_frames: int, da
         parts.settings,
         name="stable_video_diffusion",
         system="stable_video_diffusion",
+        height=data.size,
+        width=data.size,
         num_frames=num_frames,
         fps=data.sample_fps,
         noise="iid",
@@ -176,7 +195,8 @@ def _from_pictures(
 
 def _picture_settings(parts: Model, stage: Stage, num_frames: int, data: DataConfig) -> ImageToVideoSettings:
     if isinstance(parts, ImageToVideoModel):
-        return replace(parts.settings, num_frames=num_frames, given=stage.given)
+        own = replace(parts.settings, num_frames=num_frames, given=stage.given)
+        return replace(own, height=data.size, width=data.size, fps=round(data.sample_fps))
     return ImageToVideoSettings(
         name="stable_video_diffusion",
         height=data.size,
