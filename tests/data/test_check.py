@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from kineograph.data.check import check
-from kineograph.data.manifest import Clip, write_manifest
+from kineograph.data.manifest import Clip, windows_hint, write_manifest
 from kineograph.data.synthetic import write_synthetic
 from kineograph.errors import DataError, InputError
 from kineograph.video import Video
@@ -156,6 +156,14 @@ def test_a_clip_that_changes_its_size_is_unreadable(tmp_path):
     assert list(check(tmp_path).unreadable) == ["a"]
 
 
+def test_a_duration_that_travels_with_a_clip_is_compared(tmp_path):
+    (clip,) = data_set(tmp_path, [(8, (16, 16), 8)])
+    for duration, fits in ((1.0, True), (1.05, True), (2.0, False), (None, True)):
+        write_manifest(tmp_path, [replace(clip, extra={"duration": duration})])
+        assert (check(tmp_path).mismatched == {}) is fits
+    assert check(tmp_path).ok
+
+
 def test_one_file_under_two_names_and_paths_that_lead_out(tmp_path):
     root = tmp_path / "set"
     root.mkdir()
@@ -177,7 +185,11 @@ def test_a_windows_path_is_found(tmp_path):
     write_manifest(tmp_path, [replace(clip, path="clips\\0.mkv")])
     assert check(tmp_path).ok
     write_manifest(tmp_path, [replace(clip, path="clips\\1.mkv")])
-    assert check(tmp_path).missing == ["clips\\1.mkv"]
+    report = check(tmp_path)
+    assert report.missing == ["clips\\1.mkv"]
+    assert "1 missing, such as clips\\1.mkv (a path of Windows" in report.summary()
+    assert windows_hint("C:/films/a.mp4")
+    assert not windows_hint("clips/a:b.mp4")
 
 
 def test_impossible_requests_and_places(tmp_path):

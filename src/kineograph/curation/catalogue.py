@@ -10,7 +10,6 @@ score columns beside them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kineograph._text import read_json
 from kineograph.curation import rows
 from kineograph.errors import DataError, InputError, require, unknown
 
@@ -214,8 +214,8 @@ def _one_fingerprint(
 def _configured(out: Path, *keys: str) -> str | None:
     """Return a fingerprint that `config.json` names under `fingerprints`, if it does."""
     try:
-        found = json.loads((out / rows.CONFIG_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = read_json(out / rows.CONFIG_FILE)
+    except DataError:
         return None
     for key in ("fingerprints", *keys):
         found = found.get(key) if isinstance(found, dict) else None

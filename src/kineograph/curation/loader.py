@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from kineograph._text import read_json
 from kineograph.curation.export import INDEX
 from kineograph.errors import DataError, InputError
 
@@ -205,7 +206,7 @@ def _read_index(folder: Path) -> tuple[list[dict[str, Any]], str]:
     file = folder / INDEX
     if not file.is_file():
         raise DataError(f"'{folder}' has no {INDEX}: it is no export of `kineograph curate export`.")
-    shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
+    shards = read_json(file)["shards"]
     for shard in shards:
         path = folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kineograph._text import read_json
 from kineograph.curation import rows, sources, stretches
 from kineograph.curation.config import CurationConfig, scorer_fingerprints
 from kineograph.curation.executors import Executor, executor
@@ -26,7 +27,7 @@ from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail, join_sco
 from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_SOURCES
 from kineograph.curation.sources import Found
 from kineograph.curation.supervise import Allowance, Outcome
-from kineograph.errors import InputError
+from kineograph.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from kineograph.curation.lists import Listing
@@ -361,8 +362,8 @@ def _state(found: list[Found], out: Path, config: CurationConfig) -> str:
 def _stored(out: Path, state: str) -> dict[str, Any] | None:
     """Return the last run's summary if it is of the same state and its manifest is there."""
     try:
-        stored = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        stored = read_json(out / SUMMARY_FILE)
+    except DataError:
         return None
     whole = stored.get("state") == state and (not stored["manifest"] or (out / stored["manifest"]).exists())
     return stored if whole else None
@@ -413,7 +414,7 @@ def gc(out: str | Path, dry_run: bool = False) -> list[Path]:
     if not (place / rows.CONFIG_FILE).exists():
         raise InputError(f"'{out}' is not the output folder of a run: it holds no {rows.CONFIG_FILE}.")
     with _locked(place):
-        prints = json.loads((place / rows.CONFIG_FILE).read_text(encoding="utf-8"))["fingerprints"]
+        prints = read_json(place / rows.CONFIG_FILE)["fingerprints"]
         names = list((place / PARTS_OF_SOURCES).glob(f"*.{prints['config']}.parquet"))
         wanted = set(_wanted(place, [name for name in names if is_whole(name)], prints))
         folders = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from kineograph.data.facts import MISSING, Facts, file_facts
 from kineograph.data.lengths import Fit, fit_of, why_too_short
-from kineograph.data.manifest import Clip, iterate_manifest, manifest_path
+from kineograph.data.manifest import Clip, iterate_manifest, manifest_path, windows_hint
 from kineograph.data.splits import TRAIN, held_out_sentence
 from kineograph.errors import DataError, InputError
 
@@ -219,7 +219,15 @@ def _mismatch(clip: Clip, facts: Facts | str) -> str | None:
     if clip.frames == 1 or any(abs(clip.fps - rate) <= _FPS_TOLERANCE * rate for rate in (facts.fps, facts.average)):
         wrong = [key for key in wrong if key != "fps"]
     says = [f"{key} is {getattr(facts, key):g}, the manifest says {getattr(clip, key):g}" for key in wrong]
+    duration = clip.extra.get("duration")  # of curated clips
+    if isinstance(duration, (int, float)) and abs(duration - facts.seconds) > _longest_step(facts):
+        says.append(f"duration is {facts.seconds:g}, the manifest says {duration:g}")
     return "; ".join(says) or None
+
+
+def _longest_step(facts: Facts) -> float:
+    """Give the seconds by which two ends of a clip may differ: one frame, or the tolerance of rates."""
+    return max(facts.seconds / facts.frames, _FPS_TOLERANCE * facts.seconds)
 
 
 def _fit(found: list[Facts | str], request: Request) -> Fit:
@@ -280,7 +288,7 @@ def _troubles(report: CheckReport) -> Iterator[str]:
     tables = {"unreadable": report.unreadable, "different from the manifest": report.mismatched}
     for what, paths in lists.items():
         if paths:
-            yield f"{len(paths)} {what}, such as {paths[0]}"
+            yield f"{len(paths)} {what}, such as {paths[0]}{windows_hint(paths[0])}"
     for what, reasons in tables.items():
         if reasons:
             path, reason = next(iter(reasons.items()))

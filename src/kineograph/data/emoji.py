@@ -331,7 +331,7 @@ def _convert(stem: str, content: bytes, out: Path, size: int, background: str) -
     return Clip(
         path=relative,
         caption=caption,
-        fps=round(FPS, 6) if len(frames) > 1 else 0,
+        fps=FPS if len(frames) > 1 else 0,
         frames=len(frames),
         width=size,
         height=size,

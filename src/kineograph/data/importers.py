@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from kineograph._text import read_table, read_text
 from kineograph.data.facts import Facts, file_facts
-from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, write_manifest
+from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, windows_hint, write_manifest
 from kineograph.data.replacing import refuse_existing
 from kineograph.data.splits import train_split
 from kineograph.errors import DataError, unknown
@@ -78,7 +78,7 @@ class ImportReport:
         lines += [f"{self.kept} of them stay from the manifest before; the source does not hold them"] * bool(self.kept)
         troubles: dict[str, list[str]] = {
             "without a caption (written with an empty one)": self.missing_captions,
-            "left out, file missing": self.missing_files,
+            "left out, file missing": [path + windows_hint(path) for path in self.missing_files],
             "left out, unreadable": [f"{path}: {reason}" for path, reason in self.unreadable.items()],
             "left out, named twice": self.duplicates,
             "caption files without a video": self.orphan_captions,
@@ -375,7 +375,7 @@ def _imported(
         reasons = [*missing, *unreadable.values()]
         raise DataError(
             f"None of the {report.found} clips can be used: {len(missing)} files are missing and {len(unreadable)} are "
-            f"unreadable, such as: {reasons[0] if reasons else 'no entries'}"
+            f"unreadable, such as: {reasons[0] + windows_hint(reasons[0]) if reasons else 'no entries'}"
         )
     others = [clip for file, clip in given.before.items() if file not in seen]
     kept = [clip for clip in others if (given.place / clip.path).exists()]

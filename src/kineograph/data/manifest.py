@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -115,6 +116,14 @@ def _at_home(clip: Clip, root: Path) -> Clip:
         return clip
     path = clip.path.replace("\\", "/")
     return replace(clip, path=path) if (root / path).exists() else clip
+
+
+def windows_hint(path: str) -> str:
+    """Give a hint in brackets for a path of Windows on another system, else nothing."""
+    drive = re.match(r"[A-Za-z]:[\\/]", path)
+    if os.sep == "\\" or not (drive or "\\" in path):
+        return ""
+    return " (a path of Windows: write it relative to the manifest" + (")" if drive else ", with /)")
 
 
 def read_manifest(place: str | Path, split: str | None = None) -> list[Clip]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kineograph.errors import InputError
+from kineograph._text import read_json
+from kineograph.errors import DataError, InputError
 from kineograph.models.sizes import check_size
 from kineograph.sampling import wishes
 from kineograph.sampling.places import INDEX
@@ -82,8 +82,8 @@ def _factor(vae: Path) -> int | None:
 
 def _table(file: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(file)
+    except DataError:
         return {}
     return found if isinstance(found, dict) else {}
 
