@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_pipelines as tiny
 import tiny_svd
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 import kineograph as kg
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.convert import convert
-from kineograph.checkpoints.svd import CLIP, svd_tensors
+from kineograph.checkpoints.svd import CLIP, PICTURE, svd_tensors
 from kineograph.cli import main
 from kineograph.errors import InputError, WeightsError
 from kineograph.models.image_encoder import ImageEncoder
@@ -134,6 +135,33 @@ def test_unknown_and_missing_parts_are_named(model, tmp_path):
     save_file({key: v for key, v in tensors.items() if "visual" not in key}, tmp_path / "svd.safetensors")
     with pytest.raises(WeightsError, match="no image encoder"):
         kg.load(tmp_path / "svd.safetensors")
+
+
+def test_a_file_with_the_decoder_of_an_image_autoencoder(model, file, tmp_path):
+    """Published as svd_image_decoder.safetensors; there and back, and through diffusers' own pipeline class."""
+    from diffusers import StableVideoDiffusionPipeline
+
+    vae = tiny.tiny_vae()
+    kept = {key: v for key, v in load_file(file).items() if not key.startswith(("first_stage", "conditioner.emb"))}
+    tower = {key: v for key, v in load_file(file).items() if key.startswith(CLIP)}
+    theirs = tiny.ldm_vae(vae)
+    picture = {key: v for key, v in theirs.items() if key.startswith(("encoder.", "quant_conv."))}
+    tensors = kept | tower | tiny.under(tiny.VAE, theirs) | tiny.under(PICTURE, picture)
+    save_file(tensors, tmp_path / "svd_image_decoder.safetensors")
+    image = kg.load(tmp_path / "svd_image_decoder.safetensors", device="cpu")
+    assert all(torch.equal(image.parts.autoencoder.vae.state_dict()[key], v) for key, v in vae.state_dict().items())
+    sizes = {"num_frames": 2, "height": 16, "width": 24, "num_inference_steps": 1, "precision": "fp32"}
+    assert len(image.generate(tiny_svd.photo(), **sizes)) == 2
+    convert(tmp_path / "svd_image_decoder.safetensors", tmp_path / "folder", "diffusers")
+    convert(tmp_path / "folder", tmp_path / "back.safetensors", "original")
+    back = load_file(tmp_path / "back.safetensors")
+    assert all(
+        torch.equal(back[key], value)
+        for key, value in (tensors | tower).items()
+        if "ln_final" not in key and "token" not in key
+    )
+    pipe = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "folder", local_files_only=True)
+    assert type(pipe.vae).__name__ == "AutoencoderKL"
 
 
 def test_published_heads_of_the_image_encoder():

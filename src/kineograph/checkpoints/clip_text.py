@@ -15,14 +15,24 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.open_clip import UNUSED
 from kineograph.errors import WeightsError
 from kineograph.models.text import TextEncoder, in_names_of, load_tokenizer
-from kineograph.models.weights import built, load_strictly, write_json, write_text
+from kineograph.models.weights import built, write_json, write_text
+from kineograph.systems.key_loading import check_named
 
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 """Where the tokenizer is in the Hugging Face cache, if it is there."""
 
 
-def text_encoder(tensors: Mapping[str, Tensor], activation: str, tokenizer: Any, where: str) -> TextEncoder:
+def text_encoder(
+    tensors: Mapping[str, Tensor], activation: str, tokenizer: Any, where: str, named: shapes.Named = str
+) -> TextEncoder:
     """Build CLIP's text encoder from its weights in transformers' names.
+
+    Args:
+        tensors: The weights.
+        activation: See `shapes.clip_text`.
+        tokenizer: CLIP's.
+        where: The file, for messages.
+        named: From a weight's name without `text_model.` to the file's.
 
     Raises:
         WeightsError: A weight is missing, unknown or of another shape.
@@ -30,14 +40,22 @@ def text_encoder(tensors: Mapping[str, Tensor], activation: str, tokenizer: Any,
     from transformers import CLIPTextConfig, CLIPTextModel
 
     bare = {key.removeprefix("text_model."): value for key, value in tensors.items() if not UNUSED.search(key)}
-    config = CLIPTextConfig(**shapes.clip_text(bare, activation, where))
+    config = CLIPTextConfig(**shapes.clip_text(bare, activation, where, named))
     model = built(lambda: CLIPTextModel(config), bare, where)
-    load_strictly(model, in_names_of(model, bare), where)
+    _fill(model, bare, where, named)
     return TextEncoder(model, tokenizer, config.max_position_embeddings, pooled_first=False, masked=False)
 
 
-def projected_text_encoder(tensors: Mapping[str, Tensor], tokenizer: Any, where: str) -> TextEncoder:
-    """Build OpenCLIP's text encoder with its projection from its weights in transformers' names.
+def _fill(model: Any, tensors: Mapping[str, Tensor], where: str, named: shapes.Named) -> None:
+    weights = in_names_of(model, tensors)
+    check_named(weights, model.state_dict(), where, lambda key: named(key.removeprefix("text_model.")))
+    model.load_state_dict(weights)
+
+
+def projected_text_encoder(
+    tensors: Mapping[str, Tensor], tokenizer: Any, where: str, named: shapes.Named = str
+) -> TextEncoder:
+    """Build OpenCLIP's text encoder with its projection from its weights in transformers' names. See `text_encoder`.
 
     Raises:
         WeightsError: A weight is missing, unknown or of another shape.
@@ -45,9 +63,9 @@ def projected_text_encoder(tensors: Mapping[str, Tensor], tokenizer: Any, where:
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     width = tensors["text_projection.weight"].shape[0]
-    config = CLIPTextConfig(**shapes.clip_text(tensors, "gelu", where), projection_dim=width)
+    config = CLIPTextConfig(**shapes.clip_text(tensors, "gelu", where, named), projection_dim=width)
     model = built(lambda: CLIPTextModelWithProjection(config), tensors, where)
-    load_strictly(model, in_names_of(model, tensors), where)
+    _fill(model, tensors, where, named)
     return TextEncoder(model, tokenizer, config.max_position_embeddings, pooled_first=False, masked=False)
 
 

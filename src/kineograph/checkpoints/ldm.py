@@ -11,12 +11,13 @@ from torch import Tensor
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, text_encoder
 from kineograph.checkpoints.image import RAIL, ImageModel
-from kineograph.checkpoints.open_clip import text_to_ours
+from kineograph.checkpoints.open_clip import text_to_ours, their_text_name
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.text import TextEncoder
-from kineograph.models.weights import built, load_strictly, unfilled
+from kineograph.models.weights import built, unfilled
+from kineograph.systems.key_loading import check_named, mapped
 from kineograph.systems.keys import KeyMap
 from kineograph.systems.ldm_keys import ldm_places
 from kineograph.systems.svd_keys import original_decoder_keys
@@ -50,9 +51,29 @@ def unet_keys(image: Mapping[str, Any]) -> KeyMap:
 
 
 def unet_weights(file: SingleFile) -> dict[str, Tensor]:
-    """Return the image network's weights of a single file in diffusers' names."""
+    """Return the image network's weights of a single file in diffusers' names.
+
+    Raises:
+        WeightsError: Some have names that the layout does not know.
+    """
     theirs = part(file.tensors, UNET)
-    return unet_keys(shapes.ldm_levels(theirs)).to_ours(theirs)
+    return mapped(theirs, unet_keys(shapes.ldm_levels(theirs)), str(file.path), UNET)
+
+
+def unet_name(file: SingleFile) -> shapes.Named:
+    """Return the function from a weight's name in diffusers' image network to its name in a single file."""
+    keys = unet_keys(shapes.ldm_levels(part(file.tensors, UNET)))
+    return lambda key: UNET + keys.their_name(key)
+
+
+def fill_unet(unet: Any, weights: Mapping[str, Tensor], file: SingleFile) -> None:
+    """Load an image network from the weights that `unet_weights` returned.
+
+    Raises:
+        WeightsError: One is missing, unknown or of another shape, said in the file's names.
+    """
+    check_named(weights, unet.state_dict(), str(file.path), unet_name(file))
+    unet.load_state_dict(dict(weights))
 
 
 def load_image_file(file: SingleFile) -> ImageModel:
@@ -66,12 +87,12 @@ def load_image_file(file: SingleFile) -> ImageModel:
     where = str(file.path)
     check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT))
     weights = unet_weights(file)
-    config = shapes.image_unet(weights, where)
+    config = shapes.image_unet(weights, where, unet_name(file))
     second = config["use_linear_projection"]
     epsilon = not second or file.step == EPSILON_STEP or "base" in file.path.stem
     config["sample_size"] = 64 if epsilon else 96
     unet = unfilled(lambda: UNet2DConditionModel(**config))
-    load_strictly(unet, weights, where)
+    fill_unet(unet, weights, file)
     scheduler = {**SCHEDULER, "prediction_type": "epsilon" if epsilon else "v_prediction"}
     text = load_text(file)
     return ImageModel(unet.eval(), load_vae(file), text, scheduler, file.path.stem, RAIL)
@@ -97,9 +118,12 @@ def vae_of(theirs: Mapping[str, Tensor], where: str, scale: float = SCALE) -> Fr
     if not theirs:
         raise WeightsError(f"'{where}' holds no autoencoder (no weight begins with '{VAE}').")
     kept = {key: value for key, value in theirs.items() if not key.startswith("loss.")}
-    weights = vae_keys(kept).to_ours(kept)
-    vae = built(lambda: AutoencoderKL(**shapes.autoencoder(weights, where), scaling_factor=scale), weights, where)
-    load_strictly(vae, weights, where)
+    keys = vae_keys(kept)
+    weights, named = keys.to_ours(kept), lambda key: VAE + keys.their_name(key)
+    config = shapes.autoencoder(weights, where, named)
+    vae = built(lambda: AutoencoderKL(**config, scaling_factor=scale), weights, where)
+    check_named(weights, vae.state_dict(), where, named)
+    vae.load_state_dict(weights)
     return FrameAutoencoder(vae).eval()
 
 
@@ -124,6 +148,8 @@ def load_text(file: SingleFile, tokenizer: str | Path | None = None) -> TextEnco
         raise WeightsError(f"'{file.path}' holds no text encoder (no weight begins with '{TEXT}' or '{OPEN_TEXT}').")
     words = find_tokenizer(file.path, tokenizer)
     if first:
-        return text_encoder(first, "quick_gelu", words, str(file.path))
+        stem = "text_model." if any(key.startswith("text_model.") for key in first) else ""
+        return text_encoder(first, "quick_gelu", words, str(file.path), lambda key: f"{TEXT}{stem}{key}")
     words.pad_token = words.convert_ids_to_tokens(0)  # open_clip's tokenizer fills up with zeros
-    return text_encoder(text_to_ours(second), "gelu", words, str(file.path))
+    weights = text_to_ours(second, str(file.path), OPEN_TEXT)
+    return text_encoder(weights, "gelu", words, str(file.path), lambda key: OPEN_TEXT + their_text_name(key))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from kineograph.checkpoints.bare_network import bare_refusal, load_bare_network
 from kineograph.checkpoints.image import INDEX, ImageModel, check_components, load_image_folder, read_index
 from kineograph.checkpoints.ldm import load_image_file
 from kineograph.checkpoints.lora import add_lora
@@ -15,7 +17,7 @@ from kineograph.checkpoints.original import is_picture_file, load_original, load
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
 from kineograph.checkpoints.run import is_run_checkpoint, load_run_checkpoint
 from kineograph.checkpoints.sdxl import is_xl, load_xl_file
-from kineograph.checkpoints.single_files import SingleFile, read_single
+from kineograph.checkpoints.single_files import VAE, SingleFile, read_single
 from kineograph.checkpoints.sparsectrl import CLASSES, control_refusal
 from kineograph.checkpoints.svd import load_svd_file
 from kineograph.errors import WeightsError
@@ -154,7 +156,11 @@ def load_file(path: Path, base: str | Path | None) -> Loaded:
         raise WeightsError(f"'{path}' is {file.kind.title}, which changes a model and is none. Give it as --lora PATH.")
     if file.kind.name in ("sparsectrl", "controlnet"):
         raise control_refusal(path, file.kind.title)
-    if file.kind.name in ("unet", "vae"):
+    if file.kind.name == "unet":
+        if base is None:
+            raise bare_refusal(file, "--model")
+        return image_only(load_bare_network(file, load_base(base, path)))
+    if file.kind.name in ("video_unet", "vae"):
         raise WeightsError(f"'{path}' is {file.kind.title}, a part of a model. Give the folder with all of its parts.")
     if file.kind.name == "image":
         if base is not None:
@@ -167,7 +173,7 @@ def load_file(path: Path, base: str | Path | None) -> Loaded:
         no_base(path, base)
         return load_svd_file(file)
     if needs_base(file):
-        return load_original(file, load_base(base, path))
+        return load_original(file, load_base(base, path, what_is_missing(file)))
     no_base(path, base)
     return load_picture_file(file) if is_picture_file(file) else load_original(file, None)
 
@@ -182,16 +188,37 @@ def no_base(path: Path, base: str | Path | None) -> None:
         raise WeightsError(f"'{path}' is a whole model with its own image network; leave --base out.")
 
 
-def load_base(base: str | Path | None, path: Path) -> ImageModel:
-    """Load the image model beside a checkpoint that holds only time.
+def what_is_missing(file: SingleFile) -> str:
+    """Say what a file of a network or of motion modules holds, and what a base must bring."""
+    if file.kind.name == "motion_module":
+        return MODULES_ALONE
+    middle = re.compile(r"mid(dle)?_block\.(1|attentions\.0)\.transformer_blocks\.0\.attn2\.to_k\.weight$")
+    widths = [value.shape[-1] for key, value in file.tensors.items() if middle.search(key)]
+    channels = widths[0] if widths else 0
+    made = {768: " (Stable Diffusion 1)", 1024: " (Stable Diffusion 2)"}.get(channels, "")
+    return (
+        f"holds {file.kind.title} without autoencoder (no weight begins with '{VAE}') and text encoder "
+        f"('cond_stage_model.'). Give a model that has both, with {channels} channels of text{made}"
+    )
+
+
+MODULES_ALONE = "holds motion modules without an image network. Give the image model to put them on"
+
+
+def load_base(base: str | Path | None, path: Path, missing: str = MODULES_ALONE) -> ImageModel:
+    """Load the image model beside a checkpoint that is not whole.
+
+    Args:
+        base: The folder or file.
+        path: The checkpoint.
+        missing: What it holds, and what is missing there.
 
     Raises:
         WeightsError: None is given, or it does not exist.
     """
     if base is None:
         raise WeightsError(
-            f"'{path}' holds only the temporal layers. Give the image model to put them on: --base PATH, a diffusers "
-            "folder or a single file of Stable Diffusion."
+            f"'{path}' {missing}: --base PATH, a folder of diffusers or a single file of Stable Diffusion."
         )
     root = Path(base)
     if not root.exists():
@@ -199,6 +226,8 @@ def load_base(base: str | Path | None, path: Path) -> ImageModel:
     if root.is_dir():
         return load_image_folder(root)
     file = read_single(root)
+    if file.kind.name == "unet":
+        raise bare_refusal(file, "--base")
     if file.kind.name != "image":
         raise WeightsError(f"--base '{root}' is {file.kind.title}; it must be an image model.")
     return load_image(file)

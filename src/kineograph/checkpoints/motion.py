@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kineograph._notices import notice
 from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.networks import key_map, same
 from kineograph.checkpoints.pipelines import noted_settings, read_sidecar, settings_for
@@ -21,7 +22,9 @@ from kineograph.models.video_unet import VideoUNet, read_plan
 from kineograph.models.weights import read_folder, read_json, read_safetensors
 from kineograph.systems import systems
 from kineograph.systems.animatediff import AnimateDiffConfig
-from kineograph.temporal.inflate import check_fits, load_temporal_state_dict, temporal_state_dict
+from kineograph.systems.key_loading import check_mapped
+from kineograph.systems.keys import KeyMap
+from kineograph.temporal.inflate import load_temporal_state_dict, temporal_state_dict
 from kineograph.temporal.plan import Plan
 
 SYSTEM = "animatediff"
@@ -94,9 +97,35 @@ def read_motion_folder(directory: str | Path) -> MotionModules:
 
 
 def file_modules(where: Path, tensors: Mapping[str, Tensor]) -> MotionModules:
-    """Return the motion modules of a single file, whose names are the authors' or diffusers'."""
+    """Return the motion modules of a single file, whose names are the authors' or diffusers'.
+
+    A file of AnimateDiff's training script holds the whole network; of that the motion modules are taken, as the
+    authors' code does (`animatediff/utils/util.py`, `load_weights`).
+    """
+    if any(".resnets." in key for key in tensors):
+        modules = {key: value for key, value in tensors.items() if "motion_modules." in key}
+        _check_first_convolution(where, tensors)
+        notice(
+            f"'{where}' holds a whole network: its motion modules are taken, {len(modules)} of {len(tensors)} weights. "
+            "The image layers are those of the base."
+        )
+        tensors = modules
     theirs = any("temporal_transformer." in key for key in tensors)
     return MotionModules(where, tensors, "original" if theirs else "diffusers", options_of(tensors))
+
+
+def _check_first_convolution(where: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a network that sees more than noisy latents, whose first convolution no base has.
+
+    Raises:
+        WeightsError: It is one.
+    """
+    first, last = tensors.get("conv_in.weight"), tensors.get("conv_out.weight")
+    if first is not None and last is not None and first.shape[1] != last.shape[0]:
+        raise WeightsError(
+            f"'{where}' also has a first convolution of its own, with {first.shape[1]} channels in (PIA), which is not "
+            "supported."
+        )
 
 
 def options_of(tensors: Mapping[str, Tensor]) -> AnimateDiffConfig:
@@ -124,7 +153,7 @@ def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
     """
     check_shape(modules, image.unet.config, f"the base '{image.name}'")
     network = inflated(modules, image.unet)
-    load_temporal_state_dict(network.unet, in_our_names(modules, network))
+    load_modules(modules, network)
     settings = noted_settings(settings_on(modules, image), modules.noted, str(modules.where))
     return LatentVideoModel(network.eval(), image.autoencoder, image.text, settings)
 
@@ -166,6 +195,24 @@ def in_our_names(modules: MotionModules, network: VideoUNet) -> dict[str, Tensor
     return keys.to_ours(modules.tensors)
 
 
+def fitting_weights(modules: MotionModules, network: VideoUNet) -> dict[str, Tensor]:
+    """Return the weights of motion modules in our names, all that the network wants and no others.
+
+    Raises:
+        WeightsError: They do not fit, said in the file's names.
+    """
+    weights = in_our_names(modules, network)
+    own = modules.layout == "kineograph"
+    keys = KeyMap(pairs=()) if own else key_map(systems()[SYSTEM], network, modules.layout)
+    check_mapped(weights, temporal_state_dict(network.unet), keys, str(modules.where))
+    return weights
+
+
+def load_modules(modules: MotionModules, network: VideoUNet) -> None:
+    """Load motion modules into a network. See `fitting_weights`."""
+    load_temporal_state_dict(network.unet, fitting_weights(modules, network))
+
+
 def on_meta(modules: MotionModules, image: Mapping[str, Any]) -> tuple[VideoUNet, dict[str, Tensor]]:
     """Return the network of motion modules without weights, and theirs in our names, checked.
 
@@ -181,9 +228,7 @@ def on_meta(modules: MotionModules, image: Mapping[str, Any]) -> tuple[VideoUNet
     check_shape(modules, image, "the image network")
     with torch.device("meta"):
         network = inflated(modules, UNet2DConditionModel(**{name: image[name] for name in IMAGE}))
-    weights = in_our_names(modules, network)
-    check_fits(network.unet, weights, temporal_state_dict(network.unet), f"motion modules of '{modules.where}'")
-    return network, weights
+    return network, fitting_weights(modules, network)
 
 
 def image_of(modules: MotionModules) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import unfilled
 from kineograph.systems import systems
 from kineograph.systems.card import System
+from kineograph.systems.key_loading import load_mapped
 from kineograph.systems.keys import KeyMap
-from kineograph.temporal.inflate import load_checked
 from kineograph.temporal.plan import Plan
 
 Config = Mapping[str, Any]
@@ -171,12 +171,15 @@ def system_config(config: Config) -> tuple[System, Any]:
     return system, system.config(**layout.options(full))
 
 
-def from_diffusers(config: Config, tensors: Mapping[str, Tensor], plan: Plan | None = None) -> VideoUNet:
+def from_diffusers(
+    config: Config, tensors: Mapping[str, Tensor], plan: Plan | None = None, where: str = "the folder"
+) -> VideoUNet:
     """Build a network from a diffusers video network's configuration and weights.
 
     Args:
         config: Content of its `config.json`.
         tensors: Its weights.
+        where: Its folder, for messages.
         plan: The plan it was exported from, where that is known; None derives it from the configuration.
 
     Raises:
@@ -191,8 +194,7 @@ def from_diffusers(config: Config, tensors: Mapping[str, Tensor], plan: Plan | N
         return VideoUNet(unet, plan) if plan is not None else system.build(options, unet)
 
     network = unfilled(build)
-    weights = key_map(system, network).to_ours(tensors)
-    load_checked(network.unet, weights, network.unet.state_dict(), f"{config['_class_name']} weights")
+    load_mapped(network.unet, tensors, key_map(system, network), where)
     return network.eval()
 
 

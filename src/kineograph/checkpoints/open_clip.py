@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
+from kineograph.systems.key_loading import mapped
 from kineograph.systems.keys import KeyMap, nest
 
 LAYER = (
@@ -48,15 +49,37 @@ UNUSED = re.compile(r"(text_projection|logit_scale|attn_mask|position_ids)")
 """Weights of a text tower that no video model uses."""
 
 
-def text_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def text_to_ours(tensors: Mapping[str, Tensor], where: str, prefix: str = "") -> dict[str, Tensor]:
     """Return a text tower's weights in transformers' names, without its last layer.
 
     Stable Diffusion 2, ModelScopeT2V and VideoCrafter take the states before the last layer, so it is never run.
+
+    Args:
+        tensors: The weights.
+        where: The file, for messages.
+        prefix: What stands before the names in the file.
+
+    Raises:
+        WeightsError: Some weights are unknown.
     """
     kept = {key: value for key, value in tensors.items() if not UNUSED.search(key)}
     last = shapes.count(kept, r"transformer\.resblocks\.(\d+)\.") - 1
     kept = {key: value for key, value in kept.items() if not key.startswith(f"transformer.resblocks.{last}.")}
-    return apart(TEXT.to_ours(kept))
+    return apart(mapped(kept, TEXT, where, prefix))
+
+
+def their_text_name(key: str) -> str:
+    """Return what open_clip calls a weight of transformers' text encoder (without `text_model.`)."""
+    return "text_projection" if key == "text_projection.weight" else TEXT.their_name(_joint_name(key))
+
+
+def their_image_name(key: str) -> str:
+    """Return what open_clip calls a weight of transformers' image encoder, without `visual.`."""
+    return IMAGE.their_name(_joint_name(key)).removesuffix(".weight" if key == "visual_projection.weight" else "\0")
+
+
+def _joint_name(key: str) -> str:
+    return re.sub(r"\b[qkv]_proj\.", "in_proj_", key)
 
 
 def text_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,10 +96,11 @@ def text_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs | {"text_projection": torch.zeros(width, width), "logit_scale": torch.zeros(())}
 
 
-def projected_text_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a whole text tower's weights, with its last layer and projection, in transformers' names."""
+def projected_text_to_ours(tensors: Mapping[str, Tensor], where: str, prefix: str = "") -> dict[str, Tensor]:
+    """Return a whole text tower's weights, with its last layer and projection. See `text_to_ours`."""
     kept = {key: value for key, value in tensors.items() if not UNUSED.search(key)}
-    return apart(TEXT.to_ours(kept)) | {"text_projection.weight": tensors["text_projection"].T.contiguous()}
+    projection = tensors["text_projection"].T.contiguous()
+    return apart(mapped(kept, TEXT, where, prefix)) | {"text_projection.weight": projection}
 
 
 def projected_text_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,10 +110,10 @@ def projected_text_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {**TEXT.to_theirs(joint(own)), "text_projection": projection, "logit_scale": torch.zeros(())}
 
 
-def image_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return an image tower's weights (`visual.` removed) in transformers' names."""
+def image_to_ours(tensors: Mapping[str, Tensor], where: str, prefix: str = "") -> dict[str, Tensor]:
+    """Return an image tower's weights (`visual.` removed) in transformers' names. See `text_to_ours`."""
     turned = {key: value.T.contiguous() if key == "proj" else value for key, value in tensors.items()}
-    return apart(IMAGE.to_ours(turned))
+    return apart(mapped(turned, IMAGE, where, prefix))
 
 
 def image_to_theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,9 +27,9 @@ from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import unfilled
 from kineograph.systems import systems
 from kineograph.systems.card import System
+from kineograph.systems.key_loading import check_mapped, mapped
 from kineograph.systems.videocrafter import join_keys_values, resampler_keys, split_keys_values
 from kineograph.systems.videocrafter import process as published_process
-from kineograph.temporal.inflate import load_checked
 
 
 def load_network(file: SingleFile) -> VideoUNet:
@@ -42,20 +42,24 @@ def load_network(file: SingleFile) -> VideoUNet:
 
     system = systems()[file.kind.name]
     theirs = part(file.tensors, UNET) or dict(file.tensors)
-    levels = shapes.ldm_levels(theirs) if "input_blocks.0.0.weight" in theirs else _diffusers_levels(theirs)
-    weights = system.key_maps["original"](levels).to_ours(theirs)
-    image = shapes.image_unet(weights, str(file.path))
+    ldm = any(key.startswith("input_blocks.") for key in theirs)
+    levels = shapes.ldm_levels(theirs) if ldm else _diffusers_levels(theirs, str(file.path))
+    keys, where = system.key_maps["original"](levels), str(file.path)
+    prefix = UNET if any(key.startswith(UNET) for key in file.tensors) else ""
+    weights = mapped(theirs, keys, where, prefix)
+    image = shapes.image_unet(weights, where, lambda key: prefix + keys.their_name(key))
     if "class_embedding.linear_1.weight" in weights:
         image["class_embed_type"] = "timestep"
     queries = file.tensors.get(f"{PICTURES}latents")
     options = _options(file.kind.name, weights, image, 0 if queries is None or queries.ndim != 3 else queries.shape[1])
     network = unfilled(lambda: system.build(options, UNet2DConditionModel(**image)))
-    load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{file.path}'")
+    check_mapped(weights, network.unet.state_dict(), keys, where, prefix)
+    network.unet.load_state_dict(weights)
     return network.eval()
 
 
-def _diffusers_levels(theirs: Mapping[str, Tensor]) -> dict[str, Any]:
-    config = shapes.image_unet(theirs, "the file")
+def _diffusers_levels(theirs: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    config = shapes.image_unet(theirs, where)
     return {name: config[name] for name in ("down_block_types", "up_block_types", "layers_per_block")}
 
 

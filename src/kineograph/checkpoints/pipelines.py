@@ -37,7 +37,7 @@ def load_pipeline(directory: str | Path) -> LatentVideoModel:
         raise unknown("network class in unet/config.json", config.get("_class_name"), [*LAYOUTS, *UNETS], WeightsError)
     noted = read_sidecar(folder)
     plan = Plan.from_dict(noted["plan"]) if "plan" in noted else None
-    network = from_diffusers(config, read_folder(folder / "unet"), plan)
+    network = from_diffusers(config, read_folder(folder / "unet"), plan, str(folder / "unet"))
     autoencoder, text = load_autoencoder(folder / "vae"), pipeline_text(folder, index)
     system = zeroscope_or(layout_of(config).system, config)
     settings = settings_for(system, folder.name, read_scheduler(folder), network.config, autoencoder.factor)

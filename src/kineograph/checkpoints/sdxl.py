@@ -14,12 +14,17 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, projected_text_encoder, text_encoder
 from kineograph.checkpoints.image import XL_LICENCE, ImageModel
 from kineograph.checkpoints.ldm import SCHEDULER as STABLE_DIFFUSION
-from kineograph.checkpoints.ldm import unet_weights, vae_of
-from kineograph.checkpoints.open_clip import UNUSED, projected_text_to_ours, projected_text_to_theirs
+from kineograph.checkpoints.ldm import fill_unet, unet_name, unet_weights, vae_of
+from kineograph.checkpoints.open_clip import (
+    UNUSED,
+    projected_text_to_ours,
+    projected_text_to_theirs,
+    their_text_name,
+)
 from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
 from kineograph.models.text_pair import TwoTextEncoders
-from kineograph.models.weights import load_strictly, unfilled
+from kineograph.models.weights import unfilled
 
 CONDITIONER = "conditioner.embedders."
 FIRST, SECOND = f"{CONDITIONER}0.", f"{CONDITIONER}1.model."
@@ -61,9 +66,10 @@ def load_xl_file(file: SingleFile) -> ImageModel:
     check_parts(file, (UNET, VAE, FIRST, SECOND))
     text = _text(file)
     weights = unet_weights(file)
-    config = shapes.image_unet(weights, where) | added(weights, text.towers[1].config.projection_dim, where)
+    told = added(weights, text.towers[1].config.projection_dim, where)
+    config = shapes.image_unet(weights, where, unet_name(file)) | told
     unet = unfilled(lambda: UNet2DConditionModel(**config, sample_size=128))
-    load_strictly(unet, weights, where)
+    fill_unet(unet, weights, file)
     vae = vae_of(part(file.tensors, VAE), where, SCALE)
     return ImageModel(unet.eval(), vae, text, dict(SCHEDULER), file.path.stem, XL_LICENCE)
 
@@ -79,7 +85,7 @@ def added(weights: Mapping[str, Tensor], pooled: int, where: str) -> dict[str, A
     Raises:
         WeightsError: What is left for the sizes cannot be shared by them.
     """
-    shapes.require_keys(weights, ("add_embedding.linear_1.weight",), where)
+    shapes.require_keys(weights, ("add_embedding.linear_1.weight",), where, lambda key: f"{UNET}label_emb.0.0.weight")
     channels = weights["add_embedding.linear_1.weight"].shape[1]
     if channels <= pooled or (channels - pooled) % SIZES:
         raise WeightsError(
@@ -99,11 +105,12 @@ def _text(file: SingleFile) -> TwoTextEncoders:
     strange = [key for key in own if not key.startswith(CLIP.removeprefix(FIRST)) and not UNUSED.search(key)]
     if strange:
         raise WeightsError(f"'{where}' holds unknown weights of CLIP, such as {', '.join(strange[:3])}.")
-    first = text_encoder(part(file.tensors, CLIP), "quick_gelu", find_tokenizer(file.path), where)
+    first = text_encoder(part(file.tensors, CLIP), "quick_gelu", find_tokenizer(file.path), where, CLIP.__add__)
     words = find_tokenizer(file.path)
     words.pad_token = words.convert_ids_to_tokens(0)  # open_clip's tokenizer fills up with zeros
-    weights = projected_text_to_ours(part(file.tensors, SECOND))
-    return TwoTextEncoders(first, projected_text_encoder(weights, words, where))
+    weights = projected_text_to_ours(part(file.tensors, SECOND), where, SECOND)
+    second = projected_text_encoder(weights, words, where, lambda key: SECOND + their_text_name(key))
+    return TwoTextEncoders(first, second)
 
 
 def xl_text_tensors(text: TwoTextEncoders) -> dict[str, Tensor]:

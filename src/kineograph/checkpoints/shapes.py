@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -22,15 +22,25 @@ def count(keys: Iterable[str], pattern: str) -> int:
     return 1 + max((int(match[1]) for key in keys if (match := found.match(key))), default=-1)
 
 
-def require_keys(tensors: Mapping[str, Tensor], names: Iterable[str], where: str) -> None:
+Named = Callable[[str], str]
+"""From a weight's name in diffusers or transformers to its name in a file, for messages."""
+
+
+def require_keys(tensors: Mapping[str, Tensor], names: Iterable[str], where: str, named: Named = str) -> None:
     """Refuse weights without which nothing can be read off.
+
+    Args:
+        tensors: The weights.
+        names: What must be there.
+        where: The file, for the message.
+        named: What the file calls a weight.
 
     Raises:
         WeightsError: Names the first that is missing.
     """
     for name in names:
         if name not in tensors:
-            raise WeightsError(f"'{where}' is not complete: there is no weight '{name}'.")
+            raise WeightsError(f"'{where}' is not complete: there is no weight '{named(name)}'.")
 
 
 def ldm_levels(keys: Iterable[str]) -> dict[str, Any]:
@@ -58,13 +68,14 @@ def blocks_of(attends: list[bool]) -> dict[str, Any]:
     return {"down_block_types": down, "up_block_types": up}
 
 
-def image_unet(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Return the arguments of `UNet2DConditionModel`, read off its weights in diffusers' names.
+def image_unet(tensors: Mapping[str, Tensor], where: str, named: Named = str) -> dict[str, Any]:
+    """Return the arguments of `UNet2DConditionModel`, read off its weights in diffusers' names; `named` for messages.
 
     Heads do not show in weights: they are 64 wide where the projections around attention are linear, as in Stable
     Diffusion 2 and XL, and 8 elsewhere, as in Stable Diffusion 1.
     """
-    require_keys(tensors, ("conv_in.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv2.weight"), where)
+    needed = ("conv_in.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv2.weight")
+    require_keys(tensors, needed, where, named)
     levels = range(count(tensors, r"down_blocks\.(\d+)\.resnets\."))
     channels = tuple(tensors[f"down_blocks.{level}.resnets.0.conv2.weight"].shape[0] for level in levels)
     depths = [count(tensors, rf"down_blocks\.{level}\.attentions\.0\.transformer_blocks\.(\d+)\.") for level in levels]
@@ -84,9 +95,9 @@ def image_unet(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     return config | ({"transformer_layers_per_block": tuple(max(1, d) for d in depths)} if max(depths) > 1 else {})
 
 
-def autoencoder(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Return the arguments of `AutoencoderKL`, read off its weights in diffusers' names."""
-    require_keys(tensors, ("encoder.conv_in.weight", "decoder.conv_in.weight"), where)
+def autoencoder(tensors: Mapping[str, Tensor], where: str, named: Named = str) -> dict[str, Any]:
+    """Return the arguments of `AutoencoderKL`, read off its weights in diffusers' names; `named` for messages."""
+    require_keys(tensors, ("encoder.conv_in.weight", "decoder.conv_in.weight"), where, named)
     levels = range(count(tensors, r"encoder\.down_blocks\.(\d+)\.resnets\."))
     channels = tuple(tensors[f"encoder.down_blocks.{level}.resnets.0.conv2.weight"].shape[0] for level in levels)
     return {
@@ -103,16 +114,17 @@ def autoencoder(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     }
 
 
-def clip_text(tensors: Mapping[str, Tensor], activation: str, where: str) -> dict[str, Any]:
+def clip_text(tensors: Mapping[str, Tensor], activation: str, where: str, named: Named = str) -> dict[str, Any]:
     """Return the arguments of transformers' `CLIPTextConfig`, read off its weights.
 
     Args:
         tensors: Weights without a leading `text_model.`.
         activation: `"quick_gelu"` for OpenAI's weights (Stable Diffusion 1), `"gelu"` for OpenCLIP's (2).
         where: For the message.
+        named: What the file calls a weight.
     """
     names = ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")
-    require_keys(tensors, (*names, "encoder.layers.0.mlp.fc1.weight"), where)
+    require_keys(tensors, (*names, "encoder.layers.0.mlp.fc1.weight"), where, named)
     words, width = tensors[names[0]].shape
     return {
         "vocab_size": words,
@@ -128,14 +140,14 @@ def clip_text(tensors: Mapping[str, Tensor], activation: str, where: str) -> dic
     }
 
 
-def clip_image(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+def clip_image(tensors: Mapping[str, Tensor], where: str, named: Named = str) -> dict[str, Any]:
     """Return the arguments of transformers' `CLIPVisionConfig` for OpenCLIP's weights in transformers' names.
 
     Heads are 64 channels wide, in ViT-H and larger 80 and more: always 16 of them (open_clip, `ViT-H-14.json`).
     """
     stem = "vision_model.embeddings."
-    require_keys(tensors, (f"{stem}patch_embedding.weight", f"{stem}position_embedding.weight"), where)
-    require_keys(tensors, ("visual_projection.weight", "vision_model.encoder.layers.0.mlp.fc1.weight"), where)
+    require_keys(tensors, (f"{stem}patch_embedding.weight", f"{stem}position_embedding.weight"), where, named)
+    require_keys(tensors, ("visual_projection.weight", "vision_model.encoder.layers.0.mlp.fc1.weight"), where, named)
     width, _, _, patch = tensors[f"{stem}patch_embedding.weight"].shape
     places = tensors[f"{stem}position_embedding.weight"].shape[0] - 1
     return {

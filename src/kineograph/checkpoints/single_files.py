@@ -9,11 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from kineograph.checkpoints.unwrap import own_names, unwrapped
 from kineograph.errors import WeightsError
 from kineograph.models.weights import check_finite, read_weights
-
-WRAPPERS = ("ema", "state_dict", "model", "module")
-"""Names under which training scripts store the weights beside other data."""
 
 UNET, VAE, TEXT, OPEN_TEXT = (
     "model.diffusion_model.",
@@ -59,6 +57,11 @@ def _has(*words: str) -> Callable[[set[str]], bool]:
     return lambda names: any(all(word in name for word in words) for name in names)
 
 
+def _bare(names: set[str]) -> bool:
+    """Say whether a file in the latent diffusion layout holds nothing but the network."""
+    return not any(name.startswith((VAE, "cond_stage_model.", "conditioner.")) for name in names)
+
+
 KINDS = (
     Kind("motion_lora", "a motion LoRA", lambda names: _has("motion_modules", "lora")(names)),
     Kind("lora", "a LoRA", lambda names: any(".lora" in n or "lora_" in n or "_lora." in n for n in names)),
@@ -69,11 +72,15 @@ KINDS = (
     Kind("videocrafter", "VideoCrafter", _has("init_attn.")),
     Kind("modelscope", "ModelScopeT2V's network", _has("temopral_conv.")),
     Kind("lavie", "LaVie's base network", _has("attn_temp.")),
-    Kind("image", "an image checkpoint", _has(UNET + "input_blocks.")),
-    Kind("unet", "a bare U-Net of diffusers", _has("down_blocks.", "resnets.")),
+    Kind("image", "an image checkpoint", lambda names: _has(UNET + "input_blocks.")(names) and not _bare(names)),
+    Kind("unet", "the network of an image model alone", _has("input_blocks.", "in_layers.")),
+    Kind("video_unet", "the network of a video model alone", _has("down_blocks.", ".temp_convs.")),
+    Kind("video_unet", "the network of a video model alone", _has("temporal_transformer_blocks.")),
+    Kind("unet", "the network of an image model alone", _has("down_blocks.", "resnets.")),
     Kind("vae", "an autoencoder", lambda names: any(n.startswith(("decoder.", "first_stage")) for n in names)),
 )
 """In the order in which they are tried."""
+LORAS = KINDS[:2]
 
 
 @dataclass(frozen=True)
@@ -101,27 +108,17 @@ def read_single(path: Path) -> SingleFile:
     """
     content = read_weights(path)
     step = content.get("global_step")
-    tensors = unwrapped(content)
+    tensors = unwrapped(content, str(path))
     if not tensors:
         raise WeightsError(f"'{path}' holds no weights by name; its entries are {_examples(content)}.")
+    if not any(kind.marks(set(tensors)) for kind in LORAS):  # whose names say what they change
+        tensors = own_names(tensors, str(path))
     kind = next((kind for kind in KINDS if kind.marks(set(tensors))), None)
     if kind is None:
-        known = ", ".join(kind.title for kind in KINDS[:-2])
+        known = ", ".join(dict.fromkeys(kind.title for kind in KINDS[:-1]))
         raise WeightsError(f"'{path}' holds weights such as {_examples(tensors)}, which are none of: {known}.")
     check_finite(tensors, str(path))
     return SingleFile(path, kind, tensors, step if isinstance(step, int) else None)
-
-
-def unwrapped(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights in a file's content, without what distributed training puts before their names."""
-    for name in WRAPPERS:
-        if isinstance(content.get(name), Mapping):
-            return unwrapped(content[name])
-    return {
-        key.removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.single_files import SingleFile, read_single
 from kineograph.errors import WeightsError
 from kineograph.models.sparse_control import SparseControl
-from kineograph.models.weights import load_strictly
+from kineograph.systems.key_loading import load_mapped
 from kineograph.systems.sparsectrl import SparseCtrlConfig, build, diffusers_keys, load_sparsectrl, original_keys
 
 CLASSES = {"SparseControlNetModel": "SparseCtrl", "ControlNetModel": "a ControlNet"}
@@ -52,7 +52,7 @@ def load_sparsectrl_file(path: str | Path) -> SparseControl:
     control = build(config).eval()
     theirs = any(".temporal_transformer." in key for key in file.tensors)
     keys = (original_keys if theirs else diffusers_keys)(control.control.config, config.max_frames)
-    load_strictly(control.control, keys.to_ours(file.tensors), str(path))
+    load_mapped(control.control, file.tensors, keys, str(path))
     return control
 
 

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
-from kineograph.checkpoints.ldm import SCALE
-from kineograph.checkpoints.open_clip import image_to_ours, image_to_theirs
+from kineograph.checkpoints.ldm import SCALE, vae_keys_for, vae_of
+from kineograph.checkpoints.open_clip import image_to_ours, image_to_theirs, their_image_name
 from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
+from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.image_encoder import ImageEncoder
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.temporal_autoencoder import TemporalAutoencoder, temporal_autoencoder
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import load_strictly, unfilled
+from kineograph.models.weights import unfilled
+from kineograph.systems.key_loading import check_named, mapped
 from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
 from kineograph.systems.svd_keys import original_decoder_keys, original_keys
-from kineograph.temporal.inflate import load_checked
 
 CLIP = "conditioner.embedders.0.open_clip.model."
 """sgm's `FrozenOpenCLIPImageEmbedder`; beside the image tower it holds what is left of the text tower."""
@@ -52,34 +53,52 @@ def load_svd_file(file: SingleFile) -> ImageToVideoModel:
 
 def _network(file: SingleFile, num_frames: int) -> VideoUNet:
     theirs, where = part(file.tensors, UNET), str(file.path)
-    weights = original_keys(shapes.ldm_levels(theirs)).to_ours(theirs)
-    shapes.require_keys(weights, ("class_embedding.linear_1.weight",), where)
-    image = shapes.image_unet({key: value for key, value in weights.items() if ".temporal." not in key}, where)
+    keys = original_keys(shapes.ldm_levels(theirs))
+    weights, named = mapped(theirs, keys, where, UNET), lambda key: UNET + keys.their_name(key)
+    shapes.require_keys(weights, ("class_embedding.linear_1.weight",), where, named)
+    spatial = {key: value for key, value in weights.items() if ".temporal." not in key}
+    image = shapes.image_unet(spatial, where, named)
     image["class_embed_type"] = "projection"
     image["projection_class_embeddings_input_dim"] = weights["class_embedding.linear_1.weight"].shape[1]
     image["sample_size"] = 96
     network = unfilled(lambda: SYSTEM.build(SVDConfig(image=image, head_dim=shapes.HEAD_WIDTH, num_frames=num_frames)))
-    load_checked(network.unet, weights, network.unet.state_dict(), f"weights of '{where}'")
+    check_named(weights, network.unet.state_dict(), where, named)
+    network.unet.load_state_dict(weights)
     return network.eval()
 
 
-def _autoencoder(file: SingleFile) -> TemporalAutoencoder:
-    """Build the autoencoder: the decoder of clips, and the encoder that the conditioning picture goes through."""
+def _autoencoder(file: SingleFile) -> FrameAutoencoder:
+    """Build the autoencoder: the decoder, and the encoder that the conditioning picture goes through.
+
+    Files whose name says `image_decoder` hold the decoder of an image autoencoder, which knows no time.
+    """
     theirs, where = part(file.tensors, VAE), str(file.path)
+    if not any(".time_" in key for key in theirs):
+        return _image_autoencoder(file)
     picture = part(file.tensors, PICTURE)
     kept = {key: value for key, value in theirs.items() if key.startswith("decoder.")}
     source = picture or theirs
     kept |= {key: value for key, value in source.items() if key.startswith(("encoder.", "quant_conv."))}
     levels = shapes.count(kept, r"decoder\.up\.(\d+)\.")
-    weights = original_decoder_keys(levels).to_ours(kept)
+    keys = original_decoder_keys(levels)
+    weights, named = keys.to_ours(kept), lambda key: VAE + keys.their_name(key)
     if "quant_conv.weight" not in weights:
         weights |= _identity_quant(weights, where)
-    config = shapes.autoencoder({key: value for key, value in weights.items() if ".temporal." not in key}, where)
+    spatial = {key: value for key, value in weights.items() if ".temporal." not in key}
+    config = shapes.autoencoder(spatial, where, named)
     fields = ("in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block")
     kinds = {"down_block_types": config["down_block_types"], "scaling_factor": SCALE, "sample_size": 768}
     autoencoder = temporal_autoencoder({**{name: config[name] for name in fields}, **kinds})
-    load_strictly(autoencoder.vae, weights, where)
+    check_named(weights, autoencoder.vae.state_dict(), where, named)
+    autoencoder.vae.load_state_dict(weights)
     return autoencoder.eval()
+
+
+def _image_autoencoder(file: SingleFile) -> FrameAutoencoder:
+    """Build an image autoencoder, with the encoder that the conditioning picture goes through."""
+    theirs, picture = part(file.tensors, VAE), part(file.tensors, PICTURE)
+    encoder = {key: value for key, value in picture.items() if key.startswith(("encoder.", "quant_conv."))}
+    return vae_of(theirs | encoder, str(file.path))
 
 
 def _identity_quant(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -107,9 +126,11 @@ def image_encoder(file: SingleFile, prefix: str) -> ImageEncoder:
     others = [key for key in part(file.tensors, prefix) if not key.startswith(("visual.", *UNUSED_CLIP))]
     if others:
         raise WeightsError(f"'{where}' holds unknown weights of CLIP, such as {', '.join(others[:3])}.")
-    weights = image_to_ours(tower)
-    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**shapes.clip_image(weights, where)))
-    load_strictly(model, weights, where)
+    weights = image_to_ours(tower, where, f"{prefix}visual.")
+    named = lambda key: f"{prefix}visual.{their_image_name(key)}"
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**shapes.clip_image(weights, where, named)))
+    check_named(weights, model.state_dict(), where, named)
+    model.load_state_dict(weights)
     return ImageEncoder(model)
 
 
@@ -119,24 +140,25 @@ def svd_tensors(model: ImageToVideoModel) -> dict[str, Tensor]:
     The first stage's own encoder, which the authors use in training only, is the picture's with the layer after it
     multiplied in.
     """
-    vae = model.autoencoder.vae.state_dict()
-    theirs = original_decoder_keys(len(model.autoencoder.vae.config["block_out_channels"])).to_theirs(vae)
-    decoder = {key: value for key, value in theirs.items() if key.startswith("decoder.")}
-    picture = {key: value for key, value in theirs.items() if key.startswith(("encoder.", "quant_conv."))}
-    encoder = {key: value.clone() for key, value in picture.items() if key.startswith("encoder.")}
+    vae = model.autoencoder.vae
+    theirs = vae_keys_for(vae.config).to_theirs(vae.state_dict())
+    picture = {key: value.clone() for key, value in theirs.items() if key.startswith(("encoder.", "quant_conv."))}
+    first = _folded(theirs) if isinstance(model.autoencoder, TemporalAutoencoder) else theirs
     return {
         **_under(UNET, original_keys(model.network.config).to_theirs(model.network.unet.state_dict())),
-        **_under(VAE, {**decoder, **encoder, **_folded(picture)}),
+        **_under(VAE, first),
         **_under(PICTURE, picture),
         **_under(f"{CLIP}visual.", image_to_theirs(model.image_encoder.model.state_dict())),
     }
 
 
 def _folded(encoder: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Multiply the layer after an encoder into its last convolution."""
+    """Return an autoencoder with the layer after its encoder multiplied into the encoder's last convolution."""
     after, bias = encoder["quant_conv.weight"].flatten(1), encoder["quant_conv.bias"]
     weight = torch.einsum("o i, i c h w -> o c h w", after, encoder["encoder.conv_out.weight"])
-    return {"encoder.conv_out.weight": weight, "encoder.conv_out.bias": after @ encoder["encoder.conv_out.bias"] + bias}
+    kept = {key: value for key, value in encoder.items() if not key.startswith("quant_conv.")}
+    bias = after @ encoder["encoder.conv_out.bias"] + bias
+    return kept | {"encoder.conv_out.weight": weight, "encoder.conv_out.bias": bias}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -93,6 +93,17 @@ class KeyMap:
     def _is_pointwise(self, key: str) -> bool:
         return key.endswith(".weight") and any(_pattern(prefix).match(key) for prefix in self.pointwise)
 
+    def their_name(self, key: str) -> str:
+        """Return what the foreign layout calls a weight of ours."""
+        return next((name for pattern, target in self._backward if (name := _apply(pattern, target, key))), key)
+
+    def unknown(self, state_dict: Mapping[str, Tensor]) -> list[str]:
+        """List the foreign weights that no pair matches, where such are an error."""
+        if self.rest == "keep":
+            return []
+        kept = [key for key in state_dict if not any(key.endswith(table.name) for table in self.tables)]
+        return [key for key in kept if not any(pattern.match(key) for pattern, _ in self._forward)]
+
     @cached_property
     def _forward(self) -> list[tuple[re.Pattern[str], str]]:
         return [(_pattern(theirs), ours) for theirs, ours in self.pairs]

@@ -122,7 +122,8 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     Raises:
         WeightsError: A file is missing or damaged, or the configuration or a key does not fit.
     """
-    from kineograph.models.weights import load_strictly, read_folder, read_json
+    from kineograph.models.weights import read_folder, read_json
+    from kineograph.systems.key_loading import load_mapped
 
     folder = Path(directory)
     if not (folder / "config.json").is_file():
@@ -133,7 +134,7 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     control = build(_config_of(config, motion_norm)).eval()
     keys = diffusers_keys(control.control.config, config["motion_max_seq_length"])
     tensors = read_folder(folder)
-    load_strictly(control.control, keys.to_ours(tensors), str(folder))
+    load_mapped(control.control, tensors, keys, str(folder))
     return control
 
 

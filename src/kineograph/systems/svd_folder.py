@@ -16,15 +16,19 @@ import torch
 from torch import nn
 
 from kineograph.errors import WeightsError, unknown
+from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
 from kineograph.models.image_encoder import load_image_encoder, save_image_encoder
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.temporal_autoencoder import CLASS, FIELDS, TemporalAutoencoder, temporal_autoencoder
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import load_strictly, read_folder, read_json, write_json, write_safetensors
+from kineograph.models.weights import read_folder, read_json, write_json, write_safetensors
+from kineograph.systems.key_loading import load_mapped
 from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
 from kineograph.systems.svd_keys import decoder_keys, diffusers_keys
 
 PIPELINE = "StableVideoDiffusionPipeline"
+IMAGE_CLASS = "AutoencoderKL"
+"""An autoencoder without time; diffusers' pipeline takes it too."""
 NETWORK = "UNetSpatioTemporalConditionModel"
 SETTINGS_NAME = "kineograph.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -81,19 +85,23 @@ def load_network(directory: str | Path, norms: Literal["original", "diffusers"] 
     config = NETWORK_DEFAULTS | read_json(folder / "config.json")
     with torch.device("meta"):
         network = SYSTEM.build(network_config(config))
-    tensors = diffusers_keys(network.config).to_ours(read_folder(folder))
     network.to_empty(device="cpu")
-    load_strictly(network.unet, tensors, str(folder))
+    load_mapped(network.unet, read_folder(folder), diffusers_keys(network.config), str(folder))
     if norms == "diffusers":
         use_diffusers_epsilons(network)
     return network.eval()
 
 
-def load_decoder(directory: str | Path) -> TemporalAutoencoder:
-    """Load diffusers' `AutoencoderKLTemporalDecoder` folder. See `load_stable_video_diffusion`."""
+def load_decoder(directory: str | Path) -> FrameAutoencoder:
+    """Load diffusers' `AutoencoderKLTemporalDecoder` folder, or an image autoencoder's, which knows no time.
+
+    See `load_stable_video_diffusion`.
+    """
     folder = Path(directory)
+    if read_json(folder / "config.json").get("_class_name") == IMAGE_CLASS:
+        return load_autoencoder(folder)
     autoencoder = temporal_autoencoder(read_json(folder / "config.json"))
-    load_strictly(autoencoder.vae, decoder_keys().to_ours(read_folder(folder)), str(folder))
+    load_mapped(autoencoder.vae, read_folder(folder), decoder_keys(), str(folder))
     return autoencoder.eval()
 
 
@@ -159,10 +167,7 @@ def save_stable_video_diffusion(
     """
     folder = Path(directory)
     _write_network(model, folder / "unet", dtype)
-    tensors = decoder_keys().to_theirs(model.autoencoder.vae.state_dict())
-    vae = model.autoencoder.vae.config
-    shared = (*FIELDS, "latent_channels", "sample_size", "scaling_factor", "force_upcast")
-    _write_part(folder / "vae", tensors, {"_class_name": CLASS, **{name: vae[name] for name in shared}}, dtype)
+    kind = _write_autoencoder(model.autoencoder, folder / "vae", dtype)
     save_image_encoder(model.image_encoder, folder / "image_encoder", folder / "feature_extractor", dtype)
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(model.settings.scheduler, folder / "scheduler" / "scheduler_config.json", sort_keys=True)
@@ -174,9 +179,20 @@ def save_stable_video_diffusion(
         "image_encoder": ["transformers", type(model.image_encoder.model).__name__],
         "scheduler": ["diffusers", model.settings.scheduler["_class_name"]],
         "unet": ["diffusers", NETWORK],
-        "vae": ["diffusers", CLASS],
+        "vae": ["diffusers", kind],
     }
     write_json(index, folder / "model_index.json", sort_keys=True)
+
+
+def _write_autoencoder(autoencoder: FrameAutoencoder, folder: Path, dtype: torch.dtype | None) -> str:
+    """Write an autoencoder and return its class in diffusers."""
+    if not isinstance(autoencoder, TemporalAutoencoder):
+        save_autoencoder(autoencoder, folder, dtype)
+        return IMAGE_CLASS
+    tensors, vae = decoder_keys().to_theirs(autoencoder.vae.state_dict()), autoencoder.vae.config
+    shared = (*FIELDS, "latent_channels", "sample_size", "scaling_factor", "force_upcast")
+    _write_part(folder, tensors, {"_class_name": CLASS, **{name: vae[name] for name in shared}}, dtype)
+    return CLASS
 
 
 def _write_network(model: ImageToVideoModel, folder: Path, dtype: torch.dtype | None) -> None:
@@ -209,7 +225,7 @@ def _write_part(
 
 
 def _settings(
-    folder: Path, config: Mapping[str, Any], autoencoder: TemporalAutoencoder, scheduler: dict[str, Any]
+    folder: Path, config: Mapping[str, Any], autoencoder: FrameAutoencoder, scheduler: dict[str, Any]
 ) -> ImageToVideoSettings:
     """Return how a model wants to be used; for a folder of diffusers, what its configurations and the paper say."""
     if (folder / SETTINGS_NAME).is_file():
