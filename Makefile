@@ -29,7 +29,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 OFFLINE := HF_HUB_OFFLINE=1
 ASKED := $(VENV)/bf16-asked.txt
 
-.PHONY: help demo test test-bf16 test-slow test-net lint format types bench figures readme flags constraints hooks install install-test install-dev clean
+.PHONY: help demo test test-bf16 test-slow test-net newcomer shell lint format types bench figures readme flags constraints hooks install install-test install-dev clean
 
 help: ## Show this list.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,6 +53,12 @@ test-slow: $(TEST) ## Run the tests that take minutes.
 
 test-net: $(TEST) ## Run the tests that need a package registry.
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "net" --timeout 3600 $(ARGS)
+
+newcomer: $(TEST) ## Live a newcomer's day: a fresh clone, every command of README and docs, an own model.
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/newcomer -m "slow or net" --timeout 3600 $(ARGS)
+
+shell: $(CORE) ## Open a shell in which `kineograph` is on the path.
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-/bin/sh}"
 
 lint: $(DEV) ## Check style and docstrings.
 	$(BIN)/ruff check .
