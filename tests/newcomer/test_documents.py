@@ -10,7 +10,7 @@ from newcomer.commands import PAGES, ROOT, commands_of, name_of, replaced, short
 from newcomer.stand_ins import prepare
 
 ELSEWHERE = {
-    r"make demo": "tests/newcomer/test_day.py",
+    r"make (demo|shell)": "tests/newcomer/test_day.py",
     r"make test": ".ci/run",
     r"pip install": "tests/test_project.py",
     r"kineograph data emoji": "tests/data/test_emoji.py",
