@@ -143,10 +143,13 @@ def test_what_a_file_and_a_scale_are(tmp_path):
     file.write_bytes(b"")
     assert split_scale(file) == (file, 1.0)
     assert split_scale(f"{file}:0.25") == (file, 0.25)
-    with pytest.raises(WeightsError, match=r"no file .*gone.*PATH:scale"):
+    with pytest.raises(WeightsError, match=r"no file .*gone.*PATH:strength"):
         split_scale(tmp_path / "gone.safetensors")
-    with pytest.raises(InputError, match="scale"):
+    with pytest.raises(InputError, match="strength"):
         split_scale(f"{file}:inf")
+    with pytest.raises(InputError, match="'0,8' is no number"):
+        split_scale(f"{file}:0,8")
+    assert split_scale(f"{tmp_path}:0.5") == (tmp_path, 0.5)
 
 
 def test_unknown_keys_other_widths_and_half_pairs_are_refused(model, tmp_path):
@@ -159,15 +162,23 @@ def test_unknown_keys_other_widths_and_half_pairs_are_refused(model, tmp_path):
         return str(caught.value)
 
     stem = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora"
+    flat_stem = f"lora_{flat(stem.removesuffix('.lora'))}"
     down, up = torch.randn(RANK, 32), torch.randn(32, RANK)
     assert "down_blocks.7.x" in refused(
         {"unet.down_blocks.7.x.lora.down.weight": down, "unet.down_blocks.7.x.lora.up.weight": up}
     )
     words = refused({f"{stem}.down.weight": torch.randn(RANK, 1024), f"{stem}.up.weight": up})
     assert "[32, 1024], which here is [32, 32]" in words
+    assert "do not fit each other: [[32, 4], [3, 32]]" in refused(
+        {f"{stem}.down.weight": down[:3].clone(), f"{stem}.up.weight": up}
+    )
     assert "Stable Diffusion 2" in words
     assert "one factor only" in refused({f"{stem}.down.weight": down})
-    assert "hada_w1_a" in refused({"lora_unet_x.hada_w1_a": down.clone(), f"{stem}.down.weight": down})
+    again = {f"{flat_stem}.lora_down.weight": down.clone(), f"{flat_stem}.lora_up.weight": up.clone()}
+    both = {f"{stem}.down.weight": down, f"{stem}.up.weight": up}
+    assert "changes one weight twice, as '" in refused({**both, **again})
+    again = {f"{stem}_A.weight": down.clone(), f"{stem}_B.weight": up.clone()}
+    assert "in two spellings" in refused({**both, **again})
 
 
 def test_nothing_changes_when_a_lora_is_refused(model, reference, tmp_path):

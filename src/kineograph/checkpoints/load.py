@@ -50,7 +50,7 @@ def load_checkpoint(path: str | Path, base: str | Path | None = None, lora: Sequ
     Args:
         path: A folder (ours, or of a diffusers pipeline or motion adapter) or a file (safetensors or PyTorch).
         base: The image model for files that hold only time: a folder or a file.
-        lora: LoRA files, each perhaps followed by `:scale`.
+        lora: LoRA files or folders, each perhaps followed by `:strength`.
 
     Returns:
         The model, in float32 and evaluation mode.

@@ -1,7 +1,7 @@
-"""LoRAs: low-rank changes to the weights of an image network, of motion modules and of a text encoder.
+"""LoRAs: low-rank changes to the weights of an image network, of motion modules and of text encoders.
 
-Hu et al. 2021, arXiv:2106.09685: `W + scale * alpha / rank * up @ down`. The change is added to the weights. Read are
-the names of kohya's trainers, of diffusers and peft in their three generations, and AnimateDiff's motion LoRAs.
+Hu et al. 2021, arXiv:2106.09685: `W + strength * scale * up @ down`, where the scale is alpha over the rank. The change
+is added to the weights. What files look like is in `lora_files`, where they note their scale in `lora_scale`.
 """
 
 from __future__ import annotations
@@ -9,66 +9,55 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from kineograph._notices import notice
 from kineograph.checkpoints.ldm import unet_keys
+from kineograph.checkpoints.lora_files import Change, LoraPart, read_changes, read_parts
+from kineograph.checkpoints.lora_scale import AdapterConfig
 from kineograph.checkpoints.networks import key_map
-from kineograph.checkpoints.single_files import unwrapped
 from kineograph.errors import InputError, WeightsError
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.picture import PictureVideoModel
-from kineograph.models.weights import check_finite, read_weights
 from kineograph.systems import systems
 
 if TYPE_CHECKING:
     from kineograph.models.image_to_video import ImageToVideoModel
 
-ROLES = (
-    (re.compile(r"^(.*)\.lora_down\.weight$"), "down"),
-    (re.compile(r"^(.*)\.lora_up\.weight$"), "up"),
-    (re.compile(r"^(.*)\.lora_A\.(?:default\.)?weight$"), "down"),
-    (re.compile(r"^(.*)\.lora_B\.(?:default\.)?weight$"), "up"),
-    (re.compile(r"^(.*)\.lora(?:_linear_layer)?\.down\.weight$"), "down"),
-    (re.compile(r"^(.*)\.lora(?:_linear_layer)?\.up\.weight$"), "up"),
-    (re.compile(r"^(.*)_lora\.down\.weight$"), "down"),
-    (re.compile(r"^(.*)_lora\.up\.weight$"), "up"),
-    (re.compile(r"^(.*)\.alpha$"), "alpha"),
-)
-"""How files name the two factors of a change and the number it is scaled by."""
+NETWORK, TEXTS = "unet", ("text_encoder", "text_encoder_2")
+"""What the networks of a model are called here and by diffusers."""
+PREFIXES: Mapping[str, str | None] = {
+    **dict.fromkeys(("base_model.model.", "_orig_mod.", "module."), None),
+    **dict.fromkeys(("unet.", "transformer.", "diffusion_model.", "model.diffusion_model."), NETWORK),
+    **dict.fromkeys(("lora_unet_", "lora_transformer_", "lycoris_"), NETWORK),
+    **dict.fromkeys(("text_encoder.", "lora_te_", "lora_te1_"), TEXTS[0]),
+    **dict.fromkeys((f"text_encoders.clip_{size}.transformer." for size in "lh"), TEXTS[0]),
+    **dict.fromkeys(("text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."), TEXTS[1]),
+}
+"""What stands before the names of weights in files, and which network it means.
+
+Wrappers of peft and of training mean none; diffusers and ComfyUI write dots, kohya's trainers and LyCORIS underscores.
+"""
 
 
-TEXT_STEMS = (("text_encoder", "lora_te", "lora_te1"), ("text_encoder_2", "lora_te2"))
-"""What diffusers and then kohya's trainers call the first and the second text encoder."""
-
-
-@dataclass
-class Change:
-    """One weight's change.
+@dataclass(frozen=True)
+class Place:
+    """Where a change goes.
 
     Attributes:
-        name: The weight's name in the file, without what marks it as a LoRA's.
-        down: `(rank, in, ...)`.
-        up: `(out, rank, ...)`.
-        alpha: Number that the change is multiplied by, over the rank; None: the rank.
+        component: The network, as diffusers calls it.
+        name: The weight's module in that network.
+        weight: The weight.
     """
 
+    component: str
     name: str
-    down: Tensor | None = None
-    up: Tensor | None = None
-    alpha: float | None = None
-
-    def delta(self) -> Tensor:
-        """Return what is added to the weight at scale 1, float32."""
-        assert self.down is not None
-        assert self.up is not None
-        down, up = self.down.float(), self.up.float()
-        product = (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
-        return product * (1.0 if self.alpha is None else self.alpha / down.shape[0])
+    weight: Tensor
 
 
 def add_lora(model: LatentVideoModel | PictureVideoModel | ImageToVideoModel, given: str | Path) -> int:
@@ -76,88 +65,115 @@ def add_lora(model: LatentVideoModel | PictureVideoModel | ImageToVideoModel, gi
 
     Args:
         model: The model.
-        given: A file, perhaps with `:scale` after it, such as `style.safetensors:0.8`.
+        given: A file, or a folder as diffusers or peft save it, perhaps with `:strength` after it, such as
+            `style.safetensors:0.8`.
 
     Returns:
         The number of weights that changed.
 
     Raises:
-        InputError: The scale is not finite.
-        WeightsError: The file is no LoRA, or one of its keys or shapes does not fit the model.
+        InputError: The strength is not finite.
+        WeightsError: The file is no LoRA, contradicts itself, or one of its keys or shapes does not fit the model.
     """
-    path, scale = split_scale(given)
-    changes = read_lora(path)
-    places = _places(model)
-    unknown = [change.name for change in changes if _find(change.name, places) is None]
+    path, strength = split_scale(given)
+    places = Places.of(model)
+    scaled = [(place, change, scale) for part in read_parts(path) for place, change, scale in _placed(part, places)]
+    with torch.no_grad():
+        for place, change, scale in scaled:
+            delta = strength * scale * change.delta()
+            place.weight.add_(delta.reshape(place.weight.shape).to(place.weight))
+    return len(scaled)
+
+
+def _placed(part: LoraPart, places: Places) -> list[tuple[Place, Change, float]]:
+    """Return where each change of a file goes and what it is multiplied by.
+
+    Raises:
+        WeightsError: One goes nowhere, two to the same place, or a shape or a scale does not fit.
+    """
+    found = [(places.find(change, part.component), change) for change in part.changes]
+    unknown = [change.stem for place, change in found if place is None]
     if unknown:
         raise WeightsError(
-            f"The LoRA '{path}' changes {len(unknown)} of {len(changes)} weights that this model does not have, such "
-            f"as {', '.join(unknown[:3])}. It was made for another kind of model."
+            f"The LoRA '{part.path}' changes {len(unknown)} of {len(found)} weights that this model does not have, "
+            f"such as {', '.join(unknown[:3])}. It was made for another kind of model."
         )
-    deltas = [(_find(change.name, places), change) for change in changes]
-    for weight, change in deltas:
-        assert weight is not None
-        _check_shape(path, change, weight)
-    with torch.no_grad():
-        for weight, change in deltas:
-            assert weight is not None
-            delta = change.delta()
-            weight.add_((scale * delta.reshape(weight.shape)).to(weight))
-    return len(deltas)
+    taken: dict[int, str] = {}
+    placed = []
+    for place, change in found:
+        assert place is not None
+        _check_shape(part.path, change, place.weight)
+        if (other := taken.setdefault(id(place.weight), change.stem)) != change.stem:
+            raise WeightsError(f"The LoRA '{part.path}' changes one weight twice, as '{other}' and as '{change.stem}'.")
+        placed.append((place, change, _scale(part, change, place)))
+    _tell_if_unsaid(part)
+    return placed
+
+
+def _scale(part: LoraPart, change: Change, place: Place) -> float:
+    """Return alpha over the rank: of the tensors, of what is noted, or 1 where neither says it.
+
+    An alpha of zero in the tensors means the rank, as in kohya's trainers, which write it so.
+
+    Raises:
+        WeightsError: Tensors and notes contradict each other.
+    """
+    config = _config(part, place.component)
+    tensors = None if change.alpha is None else (change.alpha or change.rank) / change.rank
+    bare = split_prefix(change.name)[1]
+    noted = config.scale((bare, place.name, f"text_model.{place.name}"), change.rank) if config else None
+    if tensors is not None and noted is not None and abs(tensors - noted) > 1e-3 * max(abs(tensors), abs(noted)):
+        assert config
+        raise WeightsError(
+            f"The LoRA '{part.path}' contradicts itself: the alpha of '{change.stem}' makes its scale {tensors:g}, and "
+            f"{config.where[:1].lower()}{config.where[1:]} says {noted:g}."
+        )
+    return next((scale for scale in (tensors, noted) if scale is not None), 1.0)
+
+
+def _config(part: LoraPart, component: str) -> AdapterConfig | None:
+    """Return what is noted for a network: under its name, or for the only one."""
+    names = (component, "transformer") if component == NETWORK else (component,)
+    named = [name for name in part.configs if name]
+    return next((part.configs[name] for name in names if name in part.configs), None if named else part.configs.get(""))
+
+
+def _tell_if_unsaid(part: LoraPart) -> None:
+    """Say that a file of peft's lacks the configuration that holds its alpha."""
+    lonely = any(change.stem.startswith("base_model.") and change.alpha is None for change in part.changes)
+    if lonely and not part.configs:
+        notice(
+            f"'{part.path}' does not say its alpha: it is taken to be the rank. peft keeps it in adapter_config.json, "
+            "which is not beside it."
+        )
 
 
 def split_scale(given: str | Path) -> tuple[Path, float]:
-    """Take a file and its scale apart.
+    """Take a file or folder and its strength apart.
 
     Raises:
-        InputError: The scale is not finite.
-        WeightsError: There is no such file.
+        InputError: The strength is no number, or not finite.
+        WeightsError: There is no such file or folder.
     """
     path, scale, text = Path(given), 1.0, str(given)
-    if not path.is_file() and ":" in text:
+    if not path.exists() and ":" in text:
         stem, _, number = text.rpartition(":")
         with contextlib.suppress(ValueError):
             path, scale = Path(stem), float(number)
-    if not path.is_file():
-        raise WeightsError(f"--lora: there is no file '{path}'. It is written PATH or PATH:scale.")
+        if path == Path(given) and Path(stem).exists():
+            raise InputError(
+                f"--lora {given}: '{number}' is no number. It is written PATH or PATH:strength, as in {stem}:0.8."
+            )
+    if not path.exists():
+        raise WeightsError(f"--lora: there is no file '{path}', nor a folder. It is written PATH or PATH:strength.")
     if not abs(scale) < 1e3:
-        raise InputError(f"--lora {given}: the scale must be a number between -1000 and 1000, not {scale}.")
+        raise InputError(f"--lora {given}: the strength must be a number between -1000 and 1000, not {scale}.")
     return path, scale
 
 
 def read_lora(path: Path) -> list[Change]:
-    """Read a LoRA file.
-
-    Raises:
-        WeightsError: It cannot be read, holds weights of another kind, or a factor without its partner.
-    """
-    tensors = unwrapped(read_weights(path))
-    check_finite(tensors, str(path))
-    changes: dict[str, Change] = {}
-    strange: list[str] = []
-    for key, value in tensors.items():
-        found = next(((m[1], role) for pattern, role in ROLES if (m := pattern.match(key))), None)
-        if found is None:
-            strange.append(key)
-            continue
-        change = changes.setdefault(found[0], Change(_plain(found[0])))
-        setattr(change, found[1], float(value) if found[1] == "alpha" else value)
-    if strange:
-        raise WeightsError(
-            f"'{path}' has {len(strange)} of {len(tensors)} weights that are no LoRA's, such as "
-            f"{', '.join(strange[:3])}. Read are the layouts of kohya, diffusers and peft, and AnimateDiff's motion "
-            "LoRAs; LoHa, LoKr and DoRA are not."
-        )
-    broken = [change.name for change in changes.values() if change.down is None or change.up is None]
-    if broken:
-        raise WeightsError(f"'{path}' has {len(broken)} changes with one factor only, such as {', '.join(broken[:3])}.")
-    return list(changes.values())
-
-
-def _plain(stem: str) -> str:
-    """Return a weight's name without `processor`, which diffusers once put between an attention and its parts."""
-    plain = stem.replace(".processor.", ".")
-    return f"{plain}.0" if plain.endswith("to_out") and stem != plain else plain
+    """Read what a LoRA file changes. See `read_changes`."""
+    return read_changes(path)
 
 
 def _check_shape(path: Path, change: Change, weight: Tensor) -> None:
@@ -168,12 +184,14 @@ def _check_shape(path: Path, change: Change, weight: Tensor) -> None:
     """
     assert change.down is not None
     assert change.up is not None
-    given = (change.up.shape[0], *change.down.shape[1:])
-    if change.up.flatten(1).shape[1] != change.down.shape[0] or _squeezed(given) != _squeezed(weight.shape):
+    if not change.shape:
+        factors = [list(factor.shape) for factor in (change.up, change.mid, change.down) if factor is not None]
+        raise WeightsError(f"The factors of '{change.stem}' in the LoRA '{path}' do not fit each other: {factors}.")
+    if _squeezed(change.shape) != _squeezed(weight.shape):
         raise WeightsError(
-            f"The LoRA '{path}' does not fit this model: it changes '{change.name}' as a weight of "
-            f"{list(given)}, which here is {list(weight.shape)}. It was made for a model of other widths, such as "
-            "Stable Diffusion 2 (text of 1024 channels) against 1 (768)."
+            f"The LoRA '{path}' does not fit this model: it changes '{change.stem}' as a weight of "
+            f"{list(change.shape)}, which here is {list(weight.shape)}. It was made for a model of other widths, such "
+            "as Stable Diffusion 2 (text of 1024 channels) against 1 (768)."
         )
 
 
@@ -186,9 +204,70 @@ def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
 # --- Where the weights are --------------------------------------------------------------------------------------------
 
 
-def _find(name: str, places: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the weight that a name in a file means, or None."""
-    return places.get(name, places.get(flat(name)))
+def split_prefix(name: str) -> tuple[str | None, str]:
+    """Return which network a name in a file means, None where it does not say, and the name without what says so."""
+    component = None
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
+        name, component = name.removeprefix(prefix), PREFIXES[prefix] or component
+    return component, name
+
+
+@dataclass(frozen=True)
+class Places:
+    """Every weight of a model that LoRAs change, by the names that files have for it.
+
+    Attributes:
+        network: Those of the image network and its motion modules.
+        towers: Those of each text encoder, without the `text_model.` that some versions of transformers put first.
+    """
+
+    network: Mapping[str, Place]
+    towers: tuple[Mapping[str, Place], ...] = field(default=())
+
+    @classmethod
+    def of(cls, model: Any) -> Places:
+        """Find the weights of a model."""
+        own = weights_of(model.network.unet)
+        named = {**{name: name for name in own}, **_foreign(model.network)}
+        network = {theirs: Place(NETWORK, name, own[name]) for theirs, name in named.items()}
+        text = getattr(model, "text", None)
+        towers = [
+            {_bare(name): Place(component, _bare(name), weight) for name, weight in weights_of(tower).items()}
+            for tower, component in zip(text.towers if text else (), TEXTS, strict=False)
+        ]
+        return cls(_with_flat(network), tuple(_with_flat(tower) for tower in towers))
+
+    def find(self, change: Change, component: str | None = None) -> Place | None:
+        """Return where a change goes, or None.
+
+        Args:
+            change: The change.
+            component: The network that it is for where its name does not say so.
+        """
+        told, name = split_prefix(change.name)
+        told = told or component
+        if told in TEXTS:
+            number = TEXTS.index(told)
+            return self.towers[number].get(_bare(name)) if number < len(self.towers) else None
+        if told is not None or name in self.network:
+            return self.network.get(name)
+        fitting = [tower[_bare(name)] for tower in self.towers if _bare(name) in tower]
+        exact = (place for place in fitting if _squeezed(place.weight.shape) == _squeezed(change.shape))
+        return next(exact, fitting[0] if fitting else None)
+
+
+def _with_flat(places: Mapping[str, Place]) -> dict[str, Place]:
+    """Return places under their names with dots and as kohya's trainers flatten them."""
+    return {**{flat(name): place for name, place in places.items()}, **places}
+
+
+def _bare(name: str) -> str:
+    """Return a name in a text encoder without what comes first in some versions, and as transformers ends it.
+
+    diffusers once called the parts of attention `to_q` there, too.
+    """
+    name = re.sub(r"\bself_attn\.to_(q|k|v|out)(\.0)?$", r"self_attn.\1_proj", name)
+    return name.removeprefix("text_model.").removeprefix("text_model_")
 
 
 def flat(name: str) -> str:
@@ -196,29 +275,9 @@ def flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _places(model: Any) -> dict[str, Tensor]:
-    """Return every weight under all names that files have for it."""
-    unet = model.network.unet
-    own = weights_of(unet)
-    named = {name: name for name in own}
-    named |= _foreign(model.network)
-    found = {spelt: own[name] for theirs, name in named.items() for spelt in _unet_spellings(theirs)}
-    text = getattr(model, "text", None)
-    for tower, stems in zip(text.towers if text else (), TEXT_STEMS, strict=False):
-        for name, weight in weights_of(tower).items():
-            bare = name if name == "text_projection" else f"text_model.{name.removeprefix('text_model.')}"
-            found |= {f"{dotted}.{bare}": weight for dotted in stems[:1]}
-            found |= {f"{stem}_{flat(bare)}": weight for stem in stems[1:]}
-    return found
-
-
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Return the weights, not biases, of a network by the names of their modules."""
     return {n.removesuffix(".weight"): p for n, p in module.named_parameters() if n.endswith(".weight") and p.ndim > 1}
-
-
-def _unet_spellings(name: str) -> tuple[str, ...]:
-    return name, f"unet.{name}", f"base_model.model.{name}", f"lora_unet_{flat(name)}"
 
 
 def _foreign(network: Any) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Args:
     """Image model for a --model that holds only temporal layers: a folder, a single file or a bundled name, whose own
     temporal layers are left out (default: none)."""
     lora: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """LoRA file, PATH or PATH:scale; may be given several times."""
+    """LoRA, a file or a folder as diffusers or peft save it: PATH or PATH:strength; may be given several times."""
     system: str = ""
     """Training-free system that gives time to the image network: text2video_zero (default: the model's own layers)."""
     seed: int = 0

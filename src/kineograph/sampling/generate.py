@@ -380,7 +380,8 @@ def load(
         name: A bundled name, a local path (a model folder of this library or of diffusers, a motion module, or an
             original checkpoint file), or `owner/name` on the Hugging Face Hub. The page docs/checkpoints.md lists them.
         base: Where `name` holds only temporal layers: the image model to put them on, a folder or a file.
-        lora: LoRA files for the image network, the motion modules or the text encoder, each perhaps with `:scale`.
+        lora: LoRAs (files, or folders of diffusers or peft) for the image network, the motion modules or the text
+            encoders, each perhaps with `:strength`.
         system: A training-free system that gives time to the image network instead of the model's own layers.
         device: Where to put it; None takes the accelerator if there is one.
 
