@@ -1,5 +1,6 @@
 """Whole evaluations over small clips, with a small extractor in the place of the networks."""
 
+import dataclasses
 import json
 import math
 import re
@@ -126,8 +127,9 @@ class TestNumbers:
         same = run(folders[0], folders[0], metrics=["psnr", "ssim"])
         assert same["psnr"].value == 100
         assert same["ssim"].value == pytest.approx(1, abs=1e-6)
-        with pytest.raises(InputError, match="None of the 20 generated"):
-            run(folders[0], make_clips(tmp_path / "other", 20, size=24), metrics=["psnr"])
+        other = run(folders[0], make_clips(tmp_path / "other", 20, size=24), metrics=["psnr", "flicker"])
+        assert "24" in other.skipped["psnr"]
+        assert other["flicker"].generated == 20
 
     def test_text_scores_use_the_prompts_of_the_files(self, folders):
         seen = []
@@ -270,6 +272,96 @@ def _wide():
     return Extractor(card, lambda x: x, lambda x: {"pool": x.flatten(1)[:, :30]}, ("pool",))
 
 
+class TestSkipped:
+    """What cannot run is skipped with its reason, and takes nothing down."""
+
+    def test_one_metric_that_cannot_run_takes_no_other_down(self, folders, decoded):
+        found = run(*folders, metrics=["niqe", "precision-recall", "smoothness", "flicker"], num_frames=2)
+        assert set(found.scores) >= {"flicker", "precision-recall-precision"}
+        assert found.complete
+        assert found.skipped == {
+            "niqe": "needs at least 194 pixels along the shorter edge; the largest clip has 16",
+            "smoothness": "needs at least 3 frames per clip; 2 are measured",
+        }
+        assert len(decoded) == 44
+        few = run(folders[0], sorted(folders[1].iterdir())[:4], metrics=["precision-recall", "flicker"])
+        assert "at least 6 clips a side; there are 20 generated and 4 reference" in few.skipped["precision-recall"]
+        assert "flicker" in few.scores
+
+    def test_it_is_found_before_anything_is_decoded(self, folders, decoded, capsys):
+        found = run(folders[0], metrics=["niqe"])
+        assert (decoded, found.decoded, set(found.scores)) == ([], 0, set())
+        assert main(["evaluate", str(folders[0]), "--metrics", "niqe", "--no-store", "--json"]) == 2
+        assert "194 pixels" in json.loads(capsys.readouterr().out)["skipped"]["niqe"]
+        assert main(["evaluate", str(folders[0]), "--metrics", "niqe,flicker", "--no-store"]) == 1
+        assert "Skipped niqe" in capsys.readouterr().out
+
+    def test_a_network_says_how_many_frames_it_needs(self, folders):
+        weights = {"motion": dataclasses.replace(small_extractor(), fewest_frames=8)}
+        found = run(*folders, metrics=["precision-recall", "flicker"], weights=weights, num_frames=4)
+        assert found.skipped["precision-recall"] == "needs at least 8 frames per clip; 4 are measured"
+        assert "flicker" in found.scores
+
+    def test_clips_that_one_metric_refuses_are_its_own_failures(self, folders, tmp_path):
+        folder = make_clips(tmp_path / "g", 3, size=16)
+        for path in make_clips(tmp_path / "large", 2, size=200).iterdir():
+            path.rename(folder / f"large-{path.name}")
+        found = run(folder, metrics=["ms-ssim", "flicker"], reference=folder)
+        assert (found["flicker"].generated, found["ms-ssim"].generated) == (5, 2)
+        assert {(f.metric, f.side) for f in found.failures} == {("ms-ssim", "generated")}
+        assert len(found.failures) == 3
+
+    def test_nothing_named_takes_all_that_can_run(self, folders):
+        found = run(folders[0])
+        assert {"flicker", "smoothness", "flow", "warping-error", "dynamic-degree", "consistency-image"} <= set(
+            found.scores
+        )
+        assert not {"psnr", "clip-temp", "is-evalcrafter"} & {*found.scores, *found.skipped}
+        assert {"psnr", "ssim", "fd-motion"} <= set(run(folders[0], folders[0]).scores)
+        assert "psnr" in run(*folders).scores  # the reference has a clip of every name
+
+    def test_short_clips_are_measured_with_the_frames_they_have(self, folders, tmp_path):
+        found = evaluate(folders[0], metrics=["flicker"])
+        assert found["flicker"].protocol.facts["frames"] == 6
+        assert "The shorter clips have 6 frames, so 6 of each" in found.notes[0]
+        folder = make_clips(tmp_path / "g", 24, frames=6)
+        Video(torch.rand(2, 3, 16, 16), 8.0).save(folder / "short.webp")
+        mixed = evaluate(folder, metrics=["flicker"])
+        assert (mixed["flicker"].generated, [f.clip for f in mixed.failures]) == (24, ["short"])
+        assert not evaluate(torch.rand(2, 20, 3, 16, 16), metrics=["flicker"]).notes
+
+
+class TestFolders:
+    """Folders of numbered pictures are clips."""
+
+    def test_a_folder_of_pictures_is_a_clip_and_a_folder_of_such_folders_a_set(self, folders, tmp_path):
+        from PIL import Image
+
+        for i, record in enumerate(list_clips(folders[0], "x")[:3]):
+            folder = tmp_path / f"shot.{i}"
+            folder.mkdir()
+            for k, pixels in enumerate(record.load().to_uint8()):
+                Image.fromarray(pixels).save(folder / f"frame{k + 8}.png")
+        (tmp_path / "shot.0" / "caption.txt").write_text("a dog")
+        videos = [record.load() for record in list_clips(folders[0], "x")[:3]]
+        expected = run(videos, metrics=["flicker"])["flicker"].per_clip
+        found = run(tmp_path, metrics=["flicker"], store=tmp_path / "store")["flicker"]
+        assert list(found.per_clip) == ["shot.0", "shot.1", "shot.2"]
+        assert list(found.per_clip.values()) == pytest.approx(list(expected.values()))
+        assert run(tmp_path / "shot.1", metrics=["flicker"])["flicker"].value == pytest.approx(expected["00001"])
+        assert run(tmp_path, metrics=["flicker"], store=tmp_path / "store").decoded == 0
+        (tmp_path / "shot.1" / "frame8.png").write_bytes((tmp_path / "shot.2" / "frame8.png").read_bytes())
+        assert run(tmp_path, metrics=["flicker"], store=tmp_path / "store").decoded == 1
+
+    def test_pictures_beside_clips_are_no_clips(self, folders, tmp_path):
+        folder = make_clips(tmp_path / "g", 2)
+        Video(torch.rand(1, 3, 16, 16), 8.0).save(folder / "sheet1.png")
+        (folder / "report_files").mkdir()
+        Video(torch.rand(1, 3, 16, 16), 8.0).save(folder / "report_files" / "clip0.png")
+        (folder / "report_files" / "plot0.svg").write_text("<svg/>")
+        assert [record.name for record in list_clips(folder, "x")] == ["clip000", "clip001"]
+
+
 class TestPartial:
     """Metrics that compare through a network, and suites of which only a part can run."""
 
@@ -373,12 +465,26 @@ class TestOutput:
             assert (tmp_path / name).is_file()
         assert "| FD[tiny] |" in text
 
+    def test_a_report_is_not_written_over_unasked(self, folders, tmp_path, capsys, decoded):
+        (tmp_path / "report.html").write_text("mine")
+        words = ["evaluate", str(folders[0]), "--metrics", "flicker", "--no-store", "--report"]
+        with pytest.raises(InputError, match="--report .* exists already.*--overwrite"):
+            main([*words, str(tmp_path / "report.html")])
+        assert not decoded
+        assert main([*words, str(tmp_path / "report.html"), "--overwrite"]) == 0
+        assert "flicker" in (tmp_path / "report.html").read_text()
+
     def test_reports_have_two_formats(self, folders, tmp_path):
         with pytest.raises(InputError, match=".html or .md"):
             write_report(run(folders[0], metrics=["flicker"]), tmp_path / "report.pdf")
 
     def test_lists(self, folders, capsys):
         assert main(["evaluate", ".", "--metrics", "list"]) == 0
-        assert "fd-motion: FD[{}], needs --reference" in capsys.readouterr().out
+        listed = capsys.readouterr().out
+        assert re.search(r"fd-motion +FD\[kineograph-motion\] +Fréchet distance of features +--reference", listed)
+        assert re.search(r"niqe .*194 pixels", listed)
+        assert "{" not in listed
+        assert main(["evaluate", ".", "--metrics", "list", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["fvd"]["needs"] == ["--reference", "--weights i3d=PATH", "2 clips"]
         assert main(["evaluate", ".", "--protocol", "list", "--json"]) == 0
         assert set(json.loads(capsys.readouterr().out)) == set(PROTOCOLS)

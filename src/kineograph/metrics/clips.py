@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kineograph._container import FOLDER_RECORD
+from kineograph._pictures import PICTURE_SUFFIXES
 from kineograph._text import read_json, read_json_lines, read_words
 from kineograph.data.manifest import MANIFEST_NAME, read_manifest
-from kineograph.errors import DataError, InputError, MediaError
+from kineograph.errors import DataError, InputError, KineographError, MediaError
 from kineograph.metrics.features.weights import file_hash
-from kineograph.video import Video
+from kineograph.video import Video, probe
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
 Rule = Literal["first", "middle", "random"]
@@ -78,6 +81,14 @@ class Sampling:
         return list(range(start, start + span, self.stride))
 
 
+class Facts(NamedTuple):
+    """Length and size of a clip: frames, and pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class Record:
     """One clip to measure.
@@ -88,6 +99,7 @@ class Record:
         identity: Gives the hash of its content.
         prompt: Its prompt; None means: ask the file.
         embedded: Reads the prompt that the file carries.
+        facts: Looks for length and size without decoding; None where only decoding tells.
     """
 
     name: str
@@ -95,10 +107,20 @@ class Record:
     identity: Callable[[], str]
     prompt: str | None = None
     embedded: Callable[[], str | None] = lambda: None
+    facts: Callable[[], Facts | None] = lambda: None
 
     def find_prompt(self) -> str | None:
         """The prompt given, or the one that the file carries."""
         return self.prompt or self.embedded()
+
+
+def look_at(path: Path) -> Facts | None:
+    """Return what a file says of its length and size, without decoding it; None where it does not."""
+    try:
+        info = probe(path)
+    except (KineographError, OSError):
+        return None
+    return None if info.frames is None else Facts(info.frames, info.height, info.width)
 
 
 def read_clip(path: Path) -> Video:
@@ -110,8 +132,9 @@ def list_clips(source: ClipSource, what: str) -> list[Record]:
     """List the clips of a folder, a manifest, a list of paths or videos, or an array.
 
     Args:
-        source: A folder of videos (with subfolders) or with a `manifest.jsonl`; a manifest; paths or `Video`s; pixels
-            of shape (clips, frames, channels, height, width) in [-1, 1], or uint8 (clips, frames, height, width, 3).
+        source: A folder of videos or of folders of numbered pictures (with subfolders), or with a `manifest.jsonl`; a
+            folder of numbered pictures, which is one clip; a manifest; paths or `Video`s; pixels of shape (clips,
+            frames, channels, height, width) in [-1, 1], or uint8 (clips, frames, height, width, 3).
         what: What they are, for messages.
 
     Returns:
@@ -127,14 +150,17 @@ def list_clips(source: ClipSource, what: str) -> list[Record]:
     else:
         records = [_from_entry(x, i) for i, x in enumerate(source)]
     if not records:
-        raise InputError(f"There are no clips in {what} '{source}'. Looked for: {', '.join(SUFFIXES)}.")
+        raise InputError(
+            f"There are no clips in {what} '{source}'. Looked for: {', '.join(SUFFIXES)}, and folders of numbered "
+            "pictures."
+        )
     return _distinct(records, what)
 
 
 def _from_entry(entry: Video | str | Path, index: int) -> Record:
     if isinstance(entry, Video):
         return _from_video(entry, f"{index:05d}")
-    return _from_file(Path(entry), Path(entry).stem)
+    return _from_file(Path(entry), _bare(Path(entry)).name)
 
 
 def _from_path(path: Path, what: str) -> list[Record]:
@@ -148,16 +174,52 @@ def _from_path(path: Path, what: str) -> list[Record]:
         ]
     if path.is_file():
         return [_from_file(path, path.stem)]
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    return [_from_file(f, str(f.relative_to(path).with_suffix(""))) for f in files]
+    if is_frames(path):
+        return [_from_file(path, path.resolve().name)]
+    found = sorted(f for f in path.rglob("*") if (f.suffix.lower() in SUFFIXES and f.is_file()) or is_frames(f))
+    return [_from_file(f, str(_bare(f).relative_to(path))) for f in found]
+
+
+def _bare(path: Path) -> Path:
+    """Return a file's path without its suffix; folders have none."""
+    return path if path.is_dir() else path.with_suffix("")
+
+
+BESIDE = (".txt", ".json", ".csv", ".db")
+"""What may lie in a folder of frames beside them: captions, records, thumbnails."""
+
+
+def is_frames(folder: Path) -> bool:
+    """Say whether a folder is a clip: numbered pictures, or what `Video.save` writes, and nothing else that is seen."""
+    if not folder.is_dir():
+        return False
+    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")]
+    pictures = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
+    if not pictures or (folder / MANIFEST_NAME).is_file():
+        return False
+    if (folder / FOLDER_RECORD).is_file():
+        return True
+    others = [f for f in files if f not in pictures and f.suffix.lower() not in BESIDE]
+    numbered = all(f.stem[-1].isdigit() and f.suffix.lower() not in SUFFIXES for f in pictures)
+    return len(pictures) > 1 and numbered and not others
 
 
 def _from_file(path: Path, name: str) -> Record:
     embedded = lambda: Video.read_metadata(path).get("prompt")
-    return Record(name, lambda: read_clip(path), lambda: _content_hash(path), None, embedded)
+    return Record(
+        name,
+        lambda: read_clip(path),
+        lambda: _content_hash(path),
+        None,
+        embedded,
+        functools.cache(lambda: look_at(path)),
+    )
 
 
 def _content_hash(path: Path) -> str:
+    if path.is_dir():
+        parts = [f"{file.name} {file_hash(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if not path.is_file():
         raise MediaError(f"{path} does not exist.")
     return file_hash(path)
@@ -165,7 +227,8 @@ def _content_hash(path: Path) -> str:
 
 def _from_video(video: Video, name: str) -> Record:
     identity = lambda: hashlib.sha256(video.frames.numpy().tobytes()).hexdigest()
-    return Record(name, lambda: video, identity, video.metadata.get("prompt"))
+    facts = Facts(len(video), video.height, video.width)
+    return Record(name, lambda: video, identity, video.metadata.get("prompt"), facts=lambda: facts)
 
 
 def _as_video(clip: Tensor | np.ndarray, what: str) -> Video:

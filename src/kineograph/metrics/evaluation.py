@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from kineograph.errors import InputError, KineographError, unknown
-from kineograph.metrics import evalcrafter, measures
+from kineograph.errors import InputError, KineographError
+from kineograph.metrics import measures
+from kineograph.metrics.choice import choose, fitted
 from kineograph.metrics.clips import ClipSource, Record, Sampling, attach_prompts, fingerprint, list_clips
 from kineograph.metrics.distributed import gather, share
 from kineograph.metrics.extractors import EXTRACTORS, Extractors
@@ -22,78 +23,15 @@ from kineograph.metrics.features.lpips import Lpips
 from kineograph.metrics.intervals import Estimate, mean_interval
 from kineograph.metrics.manifold import neighbour_distance
 from kineograph.metrics.measures import MEASURES, Measure
+from kineograph.metrics.outcome import Evaluation, Failure
 from kineograph.metrics.protocols import Published, published
 from kineograph.metrics.score import Protocol, Score
 from kineograph.metrics.store import Store
 from kineograph.video import Video
 
 Values = dict[str, Tensor]
-EVALCRAFTER = "evalcrafter"
-"""Typed as a metric: all of EvalCrafter's that can run; the others are skipped with what they need."""
 REVISION = "1"
 """Changes when a per-clip measure changes, so that the store forgets the old values."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that could not be measured.
-
-    Attributes:
-        side: `"generated"` or `"reference"`.
-        clip: Its name.
-        reason: Why.
-    """
-
-    side: str
-    clip: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything one call of `evaluate` found.
-
-    Attributes:
-        scores: The numbers, by the name typed (`"fvd"`); several-part metrics add `-PART`.
-        skipped: Metrics that could not run, with the reason and the line that mends it.
-        failures: Clips that could not be measured.
-        generated: Names of the generated clips measured, in order.
-        reference: Names of the reference clips measured.
-        decoded: How many files were decoded; the rest came from the store.
-        notes: What a reader has to know about the data.
-        features: Features by extractor, then side, for plots: shape (clips, dimensions).
-    """
-
-    scores: Mapping[str, Score]
-    skipped: Mapping[str, str]
-    failures: tuple[Failure, ...]
-    generated: tuple[str, ...]
-    reference: tuple[str, ...]
-    decoded: int
-    notes: tuple[str, ...] = ()
-    features: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-
-    def __getitem__(self, key: str) -> Score:
-        if key not in self.scores:
-            raise unknown("score", key, self.scores)
-        return self.scores[key]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every clip was measured."""
-        return not self.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "scores": {key: score.to_dict() for key, score in self.scores.items()},
-            "skipped": dict(self.skipped),
-            "failures": [vars(f) for f in self.failures],
-            "generated": len(self.generated),
-            "reference": len(self.reference),
-            "decoded": self.decoded,
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True)
@@ -118,7 +56,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     protocol: str | None = None,
-    num_frames: int | None = 16,
+    num_frames: int | Literal["fitting"] | None = "fitting",
     stride: int = 1,
     window: str = "first",
     size: int | None = None,
@@ -135,9 +73,11 @@ def evaluate(
             height, width) in [-1, 1].
         reference: Real clips, for distances; of the same names, for aligned metrics.
         prompts: See `attach_prompts`; None asks the manifest and the files.
-        metrics: Names of `MEASURES`, or `evalcrafter` for its suite; None takes every default metric that can run.
+        metrics: Names of `MEASURES`, or `evalcrafter` for its suite; None takes all that can run, those of pairs only
+            where every generated clip has a reference clip of its name, and EvalCrafter's only by that name.
         protocol: Name of a published protocol instead of metrics and frames.
-        num_frames: Frames per clip; None takes all. Shorter clips are failures, not padded.
+        num_frames: Frames per clip; None takes all. Shorter clips are failures, not padded. `"fitting"` takes 16, or as
+            many as nearly all clips have (`choice.fitted`), which notes and protocol then say.
         stride: Every how many frames.
         window: `"first"`, `"middle"` or `"random"` part of a longer clip.
         size: Scale clips to this side first; None keeps them.
@@ -157,17 +97,21 @@ def evaluate(
     plan = published(protocol) if protocol else None
     if plan and metrics:
         raise InputError(f"Give either metrics or a protocol: '{protocol}' measures {plan.measure}.")
-    sampling = plan.sampling if plan else Sampling(num_frames, stride, window, seed, size)  # pyright: ignore[reportArgumentType]
+    fit = plan is None and num_frames == "fitting"
+    count = None if num_frames == "fitting" else num_frames
+    sampling = plan.sampling if plan else Sampling(count, stride, window, seed, size)  # pyright: ignore[reportArgumentType]
     records = {"generated": attach_prompts(list_clips(generated, "generated clips"), prompts)}
     if reference is not None:
         records["reference"] = list_clips(reference, "reference clips")
     if plan and protocol:
         _check_counts(protocol, plan, records)
     extractors = Extractors(weights or {}, {MEASURES[plan.measure].extractor: plan.loader} if plan else {})
-    wanted, skipped = _choose([plan.measure] if plan else metrics, plan, records, extractors)
+    sampling, notes = fitted(records, sampling) if fit else (sampling, ())
+    wanted, skipped = choose([plan.measure] if plan else metrics, plan, records, sampling, extractors)
     run = _Run(records, sampling, extractors, wanted, Store(store), progress)
-    run.measure()
-    return run.conclude(skipped, protocol, level)
+    if wanted:
+        run.measure()
+    return run.conclude(skipped, protocol, level, notes)
 
 
 def _check_counts(name: str, plan: Published, records: dict[str, list[Record]]) -> None:
@@ -182,37 +126,6 @@ def _check_counts(name: str, plan: Published, records: dict[str, list[Record]]) 
         records["generated"] = records["generated"][: plan.generated]
     if plan.reference and "reference" in records:
         records["reference"] = records["reference"][: plan.reference]
-
-
-def _choose(
-    names: Sequence[str] | None, plan: Published | None, records: dict[str, list[Record]], extractors: Extractors
-) -> tuple[dict[str, Measure], dict[str, str]]:
-    """Metrics that can run, and why the others cannot. Of the default ones only those with a way to run are named."""
-    names, wanted, skipped = list(names or ()), {}, {}
-    if EVALCRAFTER in names:
-        skipped = evalcrafter.skipped([m.key for m in evalcrafter.METRICS if m.measure])
-        names = [n for n in names if n != EVALCRAFTER] + [m.measure for m in evalcrafter.METRICS if m.measure]
-    for name in names:
-        if name not in MEASURES:
-            raise unknown("metric", name, [*MEASURES, EVALCRAFTER])
-    chosen = names or [n for n, m in MEASURES.items() if m.default]
-    for name in dict.fromkeys(chosen):
-        measure = MEASURES[name].with_options(**plan.options) if plan else MEASURES[name]
-        reason = "needs reference clips: --reference FOLDER" if measure.needs_reference and len(records) < 2 else None
-        reason = reason or (extractors.why_not(measure.extractor) if measure.extractor else None)
-        if reason:
-            skipped[name] = reason
-        else:
-            wanted[name] = measure
-    if plan and plan.measure in skipped:
-        raise InputError(f"The protocol cannot be kept: {plan.measure} {skipped[plan.measure]}.")
-    if (
-        plan
-        and plan.scripted
-        and "scripted" not in extractors.frames(MEASURES[plan.measure].extractor).card.preparation
-    ):
-        raise InputError("This protocol is defined on StyleGAN-V's scripted weights, which resize themselves.")
-    return wanted, skipped
 
 
 class _Run:
@@ -233,6 +146,7 @@ class _Run:
         self.identities: dict[str, dict[str, str]] = {side: {} for side in records}
         self.sizes: dict[str, tuple[int, int]] = {}
         self.failures: list[Failure] = []
+        self.refused: dict[str, dict[str, dict[str, str]]] = {side: {} for side in records}
         self.decoded = 0
 
     def measure(self) -> None:
@@ -249,7 +163,7 @@ class _Run:
         self._exchange()
 
     def _exchange(self) -> None:
-        for part in gather((self.found, self.identities, self.failures, self.decoded, self.sizes)):
+        for part in gather((self.found, self.identities, self.failures, self.decoded, self.sizes, self.refused)):
             if part[0] is self.found:
                 continue
             for side in self.records:
@@ -258,6 +172,9 @@ class _Run:
             self.failures += part[2]
             self.decoded += part[3]
             self.sizes.update(part[4])
+            for side, table in part[5].items():
+                for key, reasons in table.items():
+                    self.refused[side].setdefault(key, {}).update(reasons)
 
     def _attempt(self, side: str, record: Record, partner: Record | None) -> None:
         try:
@@ -286,8 +203,9 @@ class _Run:
                 against, rate = self._frames(partner)
                 self._keep("reference", partner, other or "", against, rate)
             for task in missing:
-                results[task.key] = task.run(frames, fps, against)
-                self.store.put(place(task), results[task.key] or {})
+                results[task.key] = self._result(task, side, record.name, frames, fps, against)
+                if results[task.key] is not None:
+                    self.store.put(place(task), results[task.key] or {})
         self.found[side][record.name] = {key: value for key, value in results.items() if value is not None}
         self.identities[side][record.name] = identity
 
@@ -295,9 +213,21 @@ class _Run:
         results = {}
         for task in self._tasks(side):
             place = (task.key, self.sampling.key, identity)
-            results[task.key] = self.store.get(place) or task.run(frames, fps, None)
-            self.store.put(place, results[task.key])
+            result = self.store.get(place) or self._result(task, side, record.name, frames, fps, None)
+            if result is not None:
+                results[task.key] = result
+                self.store.put(place, result)
         self.found[side][record.name], self.identities[side][record.name] = results, identity
+
+    def _result(
+        self, task: Task, side: str, name: str, frames: Tensor, fps: float, against: Tensor | None
+    ) -> Values | None:
+        """Compute one thing of one clip, or note why it cannot be: the other things are computed all the same."""
+        try:
+            return task.run(frames, fps, against)
+        except KineographError as error:
+            self.refused[side].setdefault(task.key, {})[name] = str(error)
+            return None
 
     def _frames(self, record: Record) -> tuple[Tensor, float]:
         """Decode a clip and take its frames, (frames, 3, height, width)."""
@@ -340,23 +270,44 @@ class _Run:
         compute = measures.FRAME_VALUES[name]
         return Task(f"{name}-{REVISION}", lambda a, fps, b: {"value": torch.tensor([compute(a, fps)])})
 
-    def conclude(self, skipped: dict[str, str], protocol: str | None, level: float) -> Evaluation:
+    def conclude(
+        self, skipped: dict[str, str], protocol: str | None, level: float, notes: tuple[str, ...] = ()
+    ) -> Evaluation:
         """Turn what was found into scores."""
         names = {side: [r.name for r in rows if r.name in self.found[side]] for side, rows in self.records.items()}
         for side, kept in names.items():
-            if not kept:
+            if self.wanted and not kept:
                 reasons = [f.reason for f in self.failures if f.side == side]
                 raise InputError(f"None of the {len(self.records[side])} {side} clips could be measured: {reasons[0]}")
         scores: dict[str, Score] = {}
-        for name, measure in self.wanted.items():
+        for name, measure in list(self.wanted.items()):
             try:
-                for part, score in self._scores(name, measure, names, protocol, level).items():
+                for part, score in self._scores(
+                    name, measure, self._taken(name, measure, names), protocol, level
+                ).items():
                     scores[f"{name}-{part}" if part else name] = score
             except KineographError as error:
                 skipped[name] = str(error)
-        failures = tuple(sorted(self.failures, key=lambda f: (f.side, f.clip)))
+                del self.wanted[name]
+        failures = tuple(sorted(self.failures, key=lambda f: (f.side, f.clip, f.metric)))
         kept = (tuple(names["generated"]), tuple(names.get("reference", ())))
-        return Evaluation(scores, skipped, failures, *kept, self.decoded, self._notes(), self._clip_features(names))
+        notes = (*notes, *self._notes())
+        return Evaluation(scores, skipped, failures, *kept, self.decoded, notes, self._clip_features(names))
+
+    def _taken(self, name: str, measure: Measure, names: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Return the clips that a metric could take; those that it refused are failures of it.
+
+        Raises:
+            InputError: It refused all of a side.
+        """
+        key, taken = self._task(name, measure).key, dict(names)
+        for side, kept in names.items():
+            refused = self.refused[side].get(key, {})
+            taken[side] = [clip for clip in kept if clip not in refused]
+            if refused and not taken[side]:
+                raise InputError(next(iter(refused.values())))
+            self.failures += [Failure(side, clip, refused[clip], name) for clip in kept if clip in refused]
+        return taken
 
     def _notes(self) -> tuple[str, ...]:
         sizes = sorted(set(self.sizes.values()))
@@ -380,7 +331,9 @@ class _Run:
                 key = self._task("", measure).key
                 mean = lambda row: row if row.ndim == 1 else row.mean(0)
                 result[measure.extractor] = {
-                    side: torch.stack([mean(self.found[side][n][key][measure.layer]) for n in kept])
+                    side: torch.stack(
+                        [mean(self.found[side][n][key][measure.layer]) for n in kept if key in self.found[side][n]]
+                    )
                     for side, kept in names.items()
                 }
         return result

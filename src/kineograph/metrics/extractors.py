@@ -21,11 +21,13 @@ class Entry:
         load: Builds it from the weights' path (None for stand-ins) and options.
         weights: What to give for weights, for the message when they are missing; empty for stand-ins.
         frames: Frames per clip that it sees, evenly spread; None sees all.
+        called: Name of its features, for lists; a loaded one says its own.
     """
 
     load: Callable[..., Any]
     weights: str = ""
     frames: int | None = None
+    called: str = ""
 
 
 def _inception(path: str, **options: Any) -> Extractor:
@@ -77,8 +79,8 @@ EXTRACTORS: dict[str, Entry] = {
     "clip": Entry(load_clip, "a transformers folder of openai/clip-vit-base-patch32 (354 MB)"),
     "videomae": Entry(_videomae, "vit_g_hybrid_pt_1200e_ssv2_ft.pth (VideoMAE v2) or a transformers folder"),
     "lpips": Entry(_lpips, "alexnet-owt-7be5be79.pth (233 MB) or vgg16-397923af.pth (528 MB), torchvision's"),
-    "image": Entry(_efficientnet, frames=4),
-    "motion": Entry(_motion),
+    "image": Entry(_efficientnet, frames=4, called="efficientnet-lite0"),
+    "motion": Entry(_motion, called="kineograph-motion"),
 }
 """`image` and `motion` are stand-ins that need no download."""
 
@@ -141,6 +143,14 @@ class Extractors:
         except KineographError as error:
             return str(error)
         return None
+
+    def limits(self, name: str) -> tuple[int, str]:
+        """Frames of the shortest clip that an extractor accepts, and whether its samples are clips or frames."""
+        found = self._get(name)
+        if isinstance(found, Lpips):
+            return 1, found.card.unit
+        network = found.frames if isinstance(found, Clip) else found
+        return network.fewest_frames, network.card.unit
 
     def _get(self, name: str) -> Extractor | Clip | Lpips:
         if name not in self.loaded:

@@ -26,6 +26,17 @@ from kineograph.metrics.intervals import (
 from kineograph.metrics.kernel import mmd
 from kineograph.metrics.manifold import precision_recall
 
+FAMILIES = {
+    "frechet": "Fréchet distance of features",
+    "mmd": "kernel distance of features",
+    "inception": "inception score of a classifier",
+    "manifold": "precision, recall, density, coverage of features",
+    "consistency": "likeness of a clip's frames by features",
+    "text": "likeness of frames and prompt",
+    "match": "likeness of frames and prompt, learned from the reference",
+    "frames": "from the frames of a clip alone",
+    "pairs": "against the reference clip of the same name",
+}
 Family = Literal["frechet", "mmd", "inception", "manifold", "consistency", "text", "match", "frames", "pairs"]
 
 
@@ -40,7 +51,9 @@ class Measure:
         extractor: Name in `EXTRACTORS`, or "".
         layer: Layer of the extractor.
         options: Constants of the estimator; all of them enter the protocol.
-        default: Whether it is measured when no metrics are named.
+        default: Whether it is measured when no metrics are named; EvalCrafter's have a name for all of them.
+        least_frames: Fewest frames of a clip; 0 is what its family needs.
+        side: Fewest pixels along the shorter edge.
     """
 
     label: str
@@ -49,7 +62,24 @@ class Measure:
     extractor: str = ""
     layer: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    default: bool = False
+    default: bool = True
+    least_frames: int = 0
+    side: int = 1
+
+    @property
+    def frames(self) -> int:
+        """Fewest frames of a clip."""
+        return self.least_frames or {"consistency": 2}.get(self.family, 1)
+
+    @property
+    def clips(self) -> int:
+        """Fewest samples of a side."""
+        return {"frechet": 2, "mmd": 2, "manifold": self.options.get("k", 0) + 1}.get(self.family, 1)
+
+    @property
+    def title(self) -> str:
+        """What it is, for lists: the number's name and how it is found."""
+        return FAMILIES[self.family]
 
     @property
     def needs_reference(self) -> bool:
@@ -65,26 +95,24 @@ FRECHET = {"ddof": 1}
 MMD = {"degree": 3, "gamma": "1/dimensions", "coef": 1.0, "estimator": "unbiased"}
 
 MEASURES: dict[str, Measure] = {
-    "fvd": Measure("FVD", "frechet", "lower", "i3d", "logits", FRECHET, True),
-    "kvd": Measure("KVD", "mmd", "lower", "i3d", "logits", MMD, True),
-    "cd-fvd": Measure("CD-FVD", "frechet", "lower", "videomae", "fc_norm", FRECHET, True),
-    "video-is": Measure("IS (C3D, UCF-101)", "inception", "higher", "c3d", "logits", {"splits": 1}, True),
-    "fid": Measure("FID", "frechet", "lower", "inception", "pool", FRECHET, True),
-    "kid": Measure("KID", "mmd", "lower", "inception", "pool", MMD, True),
-    "is": Measure("IS", "inception", "higher", "inception", "logits_unbiased", {"splits": 1}, True),
-    "clipsim": Measure("CLIPSIM", "text", "higher", "clip", "embedding", {"scale": 1.0}, True),
+    "fvd": Measure("FVD", "frechet", "lower", "i3d", "logits", FRECHET),
+    "kvd": Measure("KVD", "mmd", "lower", "i3d", "logits", MMD),
+    "cd-fvd": Measure("CD-FVD", "frechet", "lower", "videomae", "fc_norm", FRECHET),
+    "video-is": Measure("IS (C3D, UCF-101)", "inception", "higher", "c3d", "logits", {"splits": 1}),
+    "fid": Measure("FID", "frechet", "lower", "inception", "pool", FRECHET),
+    "kid": Measure("KID", "mmd", "lower", "inception", "pool", MMD),
+    "is": Measure("IS", "inception", "higher", "inception", "logits_unbiased", {"splits": 1}),
+    "clipsim": Measure("CLIPSIM", "text", "higher", "clip", "embedding", {"scale": 1.0}),
     "frame-consistency": Measure(
-        "frame consistency (CLIP)", "consistency", "", "clip", "embedding", {"pairs": "all_pairs"}, True
+        "frame consistency (CLIP)", "consistency", "", "clip", "embedding", {"pairs": "all_pairs"}
     ),
-    "fd-motion": Measure("FD[{}]", "frechet", "lower", "motion", "pool", FRECHET, True),
-    "kd-motion": Measure("KD[{}]", "mmd", "lower", "motion", "pool", MMD, True),
-    "fd-image": Measure("FD[{}]", "frechet", "lower", "image", "pool", FRECHET, True),
-    "kd-image": Measure("KD[{}]", "mmd", "lower", "image", "pool", MMD, True),
+    "fd-motion": Measure("FD[{}]", "frechet", "lower", "motion", "pool", FRECHET),
+    "kd-motion": Measure("KD[{}]", "mmd", "lower", "motion", "pool", MMD),
+    "fd-image": Measure("FD[{}]", "frechet", "lower", "image", "pool", FRECHET),
+    "kd-image": Measure("KD[{}]", "mmd", "lower", "image", "pool", MMD),
     "is-image": Measure("IS[{}]", "inception", "higher", "image", "logits", {"splits": 1}),
     "precision-recall": Measure("{part}[{}]", "manifold", "higher", "motion", "pool", {"k": 5}),
-    "consistency-image": Measure(
-        "frame consistency[{}]", "consistency", "", "image", "pool", {"pairs": "all_pairs"}, True
-    ),
+    "consistency-image": Measure("frame consistency[{}]", "consistency", "", "image", "pool", {"pairs": "all_pairs"}),
     "subject-consistency": Measure(
         "subject consistency, VBench rule[{}]", "consistency", "higher", "image", "pool", {"pairs": "vbench"}
     ),
@@ -95,30 +123,44 @@ MEASURES: dict[str, Measure] = {
         "text match[{} to MiniLM, fitted on the reference]", "match", "higher", "image", "pool", {"ridge": 1.0}
     ),
     "clip-temp": Measure(
-        "CLIP-Temp (EvalCrafter)", "consistency", "higher", "clip", "embedding", {"pairs": "adjacent"}
+        "CLIP-Temp (EvalCrafter)", "consistency", "higher", "clip", "embedding", {"pairs": "adjacent"}, default=False
     ),
     "face-consistency": Measure(
-        "face consistency (EvalCrafter)", "consistency", "higher", "clip", "embedding", {"pairs": "first"}
+        "face consistency (EvalCrafter)",
+        "consistency",
+        "higher",
+        "clip",
+        "embedding",
+        {"pairs": "first"},
+        default=False,
     ),
     "is-evalcrafter": Measure(
-        "IS (EvalCrafter)", "inception", "higher", "inception", "logits_unbiased", {"splits": 10}
+        "IS (EvalCrafter)", "inception", "higher", "inception", "logits_unbiased", {"splits": 10}, default=False
     ),
-    "flicker": Measure("temporal flickering (VBench)", "frames", "higher", default=True),
+    "flicker": Measure("temporal flickering (VBench)", "frames", "higher", least_frames=2),
     "smoothness": Measure(
-        "motion smoothness[neighbours' mean]", "frames", "higher", options={"interpolation": "mean of the neighbours"}
+        "motion smoothness[neighbours' mean]",
+        "frames",
+        "higher",
+        options={"interpolation": "mean of the neighbours"},
+        least_frames=3,
     ),
-    "flow": Measure("flow score[Lucas-Kanade]", "frames", "", options={"flow": "pyramidal Lucas-Kanade"}),
+    "flow": Measure(
+        "flow score[Lucas-Kanade]", "frames", "", options={"flow": "pyramidal Lucas-Kanade"}, least_frames=2
+    ),
     "warping-error": Measure(
-        "warping error[Lucas-Kanade]", "frames", "lower", options={"flow": "pyramidal Lucas-Kanade"}
+        "warping error[Lucas-Kanade]", "frames", "lower", options={"flow": "pyramidal Lucas-Kanade"}, least_frames=2
     ),
-    "dynamic-degree": Measure("dynamic degree[Lucas-Kanade]", "frames", "", options={"flow": "pyramidal Lucas-Kanade"}),
-    "niqe": Measure("NIQE", "frames", "lower", options={"luma": "Rec. 601, full range"}),
+    "dynamic-degree": Measure(
+        "dynamic degree[Lucas-Kanade]", "frames", "", options={"flow": "pyramidal Lucas-Kanade"}, least_frames=2
+    ),
+    "niqe": Measure("NIQE", "frames", "lower", options={"luma": "Rec. 601, full range"}, side=2 * natural.PATCH + 2),
     "psnr": Measure("PSNR", "pairs", "higher", options={"pool": "frames", "channels": "RGB", "identical": "100 dB"}),
     "ssim": Measure(
-        "SSIM", "pairs", "higher", options={"window": "gaussian 11, 1.5", "border": "valid", "channels": "RGB"}
+        "SSIM", "pairs", "higher", options={"window": "gaussian 11, 1.5", "border": "valid", "channels": "RGB"}, side=11
     ),
     "lpips": Measure("LPIPS", "pairs", "lower", "lpips", options={"pool": "frames", "version": "0.1"}),
-    "ms-ssim": Measure("MS-SSIM", "pairs", "higher", options={"scales": 5, "channels": "RGB"}),
+    "ms-ssim": Measure("MS-SSIM", "pairs", "higher", options={"scales": 5, "channels": "RGB"}, side=11 * 2**4),
 }
 """Names as typed after `--metrics`."""
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kineograph.errors import InputError, KineographError
-from kineograph.metrics.evaluation import Evaluation
 from kineograph.metrics.extrapolation import frechet_curve
 from kineograph.metrics.features.resize import to_bytes
+from kineograph.metrics.outcome import Evaluation
 from kineograph.metrics.score import Score
 
 BLUE, ORANGE, GREY = "#3566b0", "#d9732f", "#888888"
@@ -177,8 +177,12 @@ def _headings(evaluation: Evaluation) -> tuple[str, ...]:
 def remarks(evaluation: Evaluation) -> list[str]:
     """Notes, failures and skipped metrics, a line each."""
     lines = list(evaluation.notes)
-    lines += [f"Not measured: {f.side} clip {f.clip}: {f.reason}" for f in evaluation.failures]
-    return lines + [f"Skipped {name}: {reason}" for name, reason in evaluation.skipped.items()]
+    by = lambda failure: f" by {failure.metric}" if failure.metric else ""
+    lines += [f"Not measured{by(f)}: {f.side} clip {f.clip}: {f.reason}" for f in evaluation.failures]
+    named: dict[str, list[str]] = {}
+    for name, reason in evaluation.skipped.items():
+        named.setdefault(reason, []).append(name)
+    return lines + [f"Skipped {', '.join(names)}: {reason}" for reason, names in named.items()]
 
 
 def _protocol_lines(evaluation: Evaluation) -> list[str]:
