@@ -7,6 +7,8 @@ import io
 import os
 import pathlib
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +50,30 @@ def test_what_training_scripts_keep_beside_weights_is_harmless(tmp_path, zipped)
     assert type(read["global_step"]) is int
     assert read["small"] == [0.5, -2.0, True, 200, 3]
     assert (read["names"], read["last"], read["seen"]) == ({"a", "b"}, [1, 2], {1: [2]})
+
+
+class EasyDict(dict):
+    """Settings as many training scripts keep them: keys that are attributes, too."""
+
+    def __init__(self, **values):
+        super().__init__(values)
+        self.__dict__.update(values)
+
+
+class Dates(dict):
+    """A dictionary where none is expected."""
+
+
+@LAYOUTS
+def test_settings_in_dictionaries_of_other_packages(tmp_path, monkeypatch, zipped):
+    for kind, name in ((EasyDict, "easydict"), (Dates, "omegaconf.dates")):
+        monkeypatch.setattr(kind, "__module__", name)
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**{kind.__name__: kind}))
+    (tmp_path / "x").write_bytes(stored({"config": EasyDict(lr=0.1), "x": torch.ones(1)}, zipped))
+    assert read_torch_file(tmp_path / "x")["config"] == {"lr": 0.1}
+    (tmp_path / "x").write_bytes(stored({"config": Dates(lr=0.1), "x": torch.ones(1)}, zipped))
+    with pytest.raises(WeightsError, match=r"holds Python objects beside its weights \(omegaconf\.dates\.Dates\)"):
+        read_torch_file(tmp_path / "x")
 
 
 def test_what_is_let_through_is_never_the_real_thing():

@@ -24,7 +24,7 @@ LONGEST_HEADER = 100_000_000
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """How PyTorch's older files begin, after the pickle's protocol: `MAGIC_NUMBER` of `torch/serialization.py`, pickled."""
 
-UNPACK = "Unpack it and give the file of weights inside"
+UNPACK = "Unpack it and give the file or folder inside"
 CONVERT = "Ask for the safetensors version"
 SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x1f\x8b", "a gzip archive", UNPACK),

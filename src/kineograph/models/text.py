@@ -170,9 +170,9 @@ def load_tokenizer(directory: str | Path) -> Any:
     Raises:
         WeightsError: There is none.
     """
+    refuse_pointers(Path(directory))
     from transformers import AutoTokenizer
 
-    refuse_pointers(Path(directory))
     try:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the reader of tokenizer.json raises plain exceptions
