@@ -24,7 +24,7 @@ def run(*words):
     return main(["train", *map(str, words)])
 
 
-SMALL = ("--size", 16, "--max-train-steps", 2, "--train-batch-size", 2, "--channels", 32, 32, "--held-out", "test")
+SMALL = ("--size", 16, "--max-train-steps", 2, "--train-batch-size", 2, "--channels", 32, 32)
 
 
 def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch, capsys):
@@ -33,7 +33,7 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     monkeypatch.setattr("kineograph.training.recipes.minilm_folder", lambda: tmp_path / "minilm")
     autoencoder, image, video = (tmp_path / name for name in ("ae", "image", "video"))
     assert run("autoencoder", "--data", data, "--output-dir", autoencoder, *SMALL, "--latent-channels", 4) == 0
-    again = ("--base", autoencoder, "--output-dir", tmp_path / "ae2", "--size", 16, "--held-out", "test")
+    again = ("--base", autoencoder, "--output-dir", tmp_path / "ae2", "--size", 16)
     assert run("autoencoder", "--data", data, *again, "--max-train-steps", 1, "--train-batch-size", 2) == 0
     assert run("latent-image", "--data", data, "--base", autoencoder, "--output-dir", image, *SMALL) == 0
     stage = ("modelscope", "--data", data, "--base", image, "--output-dir", video, "--size", 16, "--num-frames", 4)

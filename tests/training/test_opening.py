@@ -1,11 +1,13 @@
 """What a run says of its data before it begins, and which clips it takes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kineograph.errors import DataError
+from kineograph.training.data import DataConfig
 from kineograph.training.diffusion import DiffusionTask
 from kineograph.training.opening import about_data, preview_prompts, training_clips
 
@@ -85,3 +87,13 @@ def test_previews_show_captions_of_the_data(store):
     assert preview_prompts(store, "", 2) == ("thing 0", "thing 8")
     assert preview_prompts(changed(store, caption=""), "test") == ()
     assert len(preview_prompts(changed(store, caption="the same"), "test")) == 1
+
+
+def test_validation_finds_its_split_whatever_it_is_called(store):
+    """A data set of others has `test` or `val` where the emoji have `held-out-combinations`."""
+    data = DataConfig(data=Path("unused"))
+    assert data.validated(store) == "test"
+    assert "validation: the split 'test'" in said(store, data.validated(store))
+    with pytest.raises(DataError, match="did you mean 'test'"):
+        replace(data, held_out="tset").validated(store)
+    assert data.validated(changed(store, split="train")) == "held-out-combinations"

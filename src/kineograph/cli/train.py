@@ -41,7 +41,8 @@ class Args:
     background: str = "white"
     """Colour under transparent frames."""
     held_out: str = "held-out-combinations"
-    """Split that validation looks at beside training clips."""
+    """Split that validation looks at beside training clips; where a data set has none of this name, the default is what
+    it calls it: validation, val, test or the only other one."""
     validation_prompt: UseAppendAction[tuple[str, ...]] = ()
     """Prompt of the previews; may be given several times (default: captions of the data set)."""
     balance: str = ""

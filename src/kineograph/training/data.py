@@ -12,6 +12,7 @@ import torch
 from kineograph.data.cache import default_cache
 from kineograph.data.frames import FrameSpec, FrameStore, frame_store
 from kineograph.data.latents import LatentStore, latent_store
+from kineograph.data.splits import DEFAULT_HELD_OUT, held_out_split
 from kineograph.devices import best_device, has_bf16
 from kineograph.errors import InputError
 from kineograph.models.autoencoder import FrameAutoencoder
@@ -40,8 +41,8 @@ class DataConfig:
     """Frames taken from the start of each clip at most (default: 24, or those of a sample if these are more)."""
     background: str = "white"
     """Colour under transparent frames."""
-    held_out: str = "held-out-combinations"
-    """Split that validation looks at."""
+    held_out: str = DEFAULT_HELD_OUT
+    """Split that validation looks at (default: that of the emoji, or what the data set calls it, such as `test`)."""
     balance: str = ""
     """Field of the manifest whose values are shown more evenly; empty: every clip alike."""
     prompts: tuple[str, ...] = ()
@@ -95,7 +96,15 @@ class DataConfig:
 
     def previewed(self, frames: FrameStore) -> tuple[str, ...]:
         """Return the prompts of previews."""
-        return self.prompts or preview_prompts(frames, self.held_out)
+        return self.prompts or preview_prompts(frames, self.validated(frames))
+
+    def validated(self, frames: FrameStore) -> str:
+        """Return the split that validation looks at; without `held_out`, what the data set calls it.
+
+        Raises:
+            DataError: There is no clip of the split that was named.
+        """
+        return held_out_split((clip.split for clip in frames.clips), self.held_out) or self.held_out
 
     def captions(
         self, text: TextEncoder | TwoTextEncoders, frames: FrameStore, progress: Progress | None = None

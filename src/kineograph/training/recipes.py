@@ -171,8 +171,9 @@ def autoencoder_task(
     fresh = {"patch": config.patch, "channels": config.channels, "latent_channels": config.latent_channels}
     network = load_autoencoder(base).train() if base is not None else build_autoencoder(**fresh)
     network.check_size(data.size, data.size)
-    task = AutoencoderTask(network, data.store(progress), data.held_out, decoder_only=base is not None)
-    task.notes = about_data(task.store, data.held_out)
+    frames = data.store(progress)
+    task = AutoencoderTask(network, frames, data.validated(frames), decoder_only=base is not None)
+    task.notes = about_data(task.store, task.held_out)
     return task
 
 
@@ -229,7 +230,7 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress)
     model.settings = replace(model.settings, draft_until=config.until)
-    options: dict[str, Any] = {"held_out": data.held_out, "balance": data.balance}
+    options: dict[str, Any] = {"held_out": data.validated(store.frames), "balance": data.balance}
     options["preview_prompts"] = data.previewed(store.frames)
     options |= {name: getattr(config, name) for name in ("blur", "kind", "contrast")}
     if model.draft is not None:
@@ -259,7 +260,7 @@ def _with_notes(task: DraftTask, data: DataConfig) -> DraftTask:
     rest = (
         f"frames: {short} of {len(task.clips)} clips have fewer than {task.network.frames}; they rest on the last one"
     )
-    task.notes = [*about_data(frames, data.held_out, captions=True), *([rest] if short else [])]
+    task.notes = [*about_data(frames, task.held_out, captions=True), *([rest] if short else [])]
     return task
 
 
@@ -292,13 +293,13 @@ def decoder_task(
         model,
         store,
         captions,
-        held_out=data.held_out,
+        held_out=data.validated(store.frames),
         distance=distance,
         perceptual=config.perceptual,
         drafts=config.drafts,
         kind=config.kind,
     )
-    task.notes = about_data(store.frames, data.held_out, captions=captions is not None)
+    task.notes = about_data(store.frames, task.held_out, captions=captions is not None)
     return task
 
 
@@ -484,9 +485,10 @@ def _diffusion_task(
     frames = options["num_frames"]
     store = encoded(model.autoencoder, data.store(progress, frames), data.cache, progress)
     captions = captions or data.captions(model.text, store.frames, progress)
-    options |= {"held_out": data.held_out, "balance": data.balance, "preview_prompts": data.previewed(store.frames)}
+    options |= {"held_out": data.validated(store.frames), "balance": data.balance}
+    options["preview_prompts"] = data.previewed(store.frames)
     task = DiffusionTask(model, store, captions, **options)
-    task.notes = about_data(store.frames, data.held_out, num_frames=frames, captions=True)
+    task.notes = about_data(store.frames, task.held_out, num_frames=frames, captions=True)
     return task
 
 

@@ -91,10 +91,15 @@ def stage_task(
         source = _from_pictures(network, parts, stage, frames, store, data)
     source.network.requires_grad_(True)
     task = ImageToVideoTask(
-        source, store, stage, num_frames=frames, held_out=data.held_out, dropout=config.caption_dropout
+        source,
+        store,
+        stage,
+        num_frames=frames,
+        held_out=data.validated(store.frames),
+        dropout=config.caption_dropout,
     )
     captioned = stage.given == "text"
-    about = about_data(store.frames, data.held_out, num_frames=frames, captions=captioned)
+    about = about_data(store.frames, task.held_out, num_frames=frames, captions=captioned)
     task.notes = [*about, _about_base(parts, base)]
     return task
 
