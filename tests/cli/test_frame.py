@@ -209,6 +209,21 @@ def test_errors_are_one_paragraph(program, capsys, word, status, message):
     assert said.out == ""
 
 
+@pytest.mark.parametrize("words", [["C:\\films\\a.mp4"], ["x", "-o", "C:\\out"], ["x", "--output=C:\\out"]])
+def test_a_drive_of_windows_is_refused(program, capsys, words):
+    assert program(*words) == 2
+    assert "is a path of Windows" in (said := capsys.readouterr().err)
+    assert "/mnt/c/" in said
+
+
+def test_a_path_with_the_separators_of_windows_is_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "check", "films\\set"]) == 2
+    assert "Here folders are separated by '/': 'films/set'." in capsys.readouterr().err
+    assert cli.main(["data", "check", "films/set"]) == 2
+    assert "separated" not in capsys.readouterr().err
+
+
 def test_out_of_memory_is_advice(program, capsys):
     assert program("memory") == 2
     assert "fewer frames" in capsys.readouterr().err

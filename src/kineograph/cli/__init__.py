@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kineograph.cli._errors import guarded
 
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _dispatch(words))
+    return guarded(lambda: _dispatch(words), words)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -66,7 +66,9 @@ def _dispatch(words: list[str]) -> int:
 
         raise unknown("flag" if words[0].startswith("-") else "command", words[0], [*COMMANDS, *_FLAGS])
     from kineograph.cli._parse import load, parse
+    from kineograph.cli._windows import refuse_drives
 
+    refuse_drives(words)
     module = load(COMMANDS[words[0]][0])
     return module.run(parse(module, words[0], words[1:]))
 

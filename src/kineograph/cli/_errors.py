@@ -8,8 +8,9 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from kineograph.cli import _windows
 from kineograph.errors import KineographError
 
 TRACEBACK = "KINEOGRAPH_TRACEBACK"
@@ -21,11 +22,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PATH_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-def guarded(work: Callable[[], int]) -> int:
+def guarded(work: Callable[[], int], words: Sequence[str] = ()) -> int:
     """Run the work and turn whatever it raises into a message on stderr and an exit status.
 
     Args:
         work: Called without arguments; returns an exit status.
+        words: What the user typed; a path of Windows among them that fails is explained.
 
     Returns:
         The work's own status, 2 for errors that the user can mend, 130 after an interrupt, 141 when the reader of
@@ -47,7 +49,7 @@ def guarded(work: Callable[[], int]) -> int:
         message = explained(error)
         if os.environ.get(TRACEBACK) == "1" or message is None:
             traceback.print_exc()
-        _say(message or _defect(error))
+        _say(_windows.explained(message, words) if message else _defect(error))
         return DEFECT if message is None else MENDABLE
 
 
