@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kineograph._container import STILLS_FPS, MediaInfo, reason_of
 from kineograph._films import Clock, broken, tag
+from kineograph._queue import Queue
+from kineograph._riff import whole as whole_riff
+from kineograph._watch import Watch
 from kineograph.errors import MediaError
 
 
@@ -52,24 +54,37 @@ def strict_frames(
     clock: Clock,
     whole: bool,
 ) -> Iterator[Any]:
-    """Yield frames in display order; raise at the first sign of damage, and at an end that comes too early."""
-    path, packets, end = Path(info.path), 0, 0.0
-    listed = _listed(path, container, stream)
+    """Yield frames in display order; raise at the first sign of damage, and at an end that comes too early.
+
+    A picture is damaged as soon as one that it builds on is, and may be displayed before that one. So a frame waits
+    until the packets before its own are displayed, too.
+    """
+    path, packets, end, reason = Path(info.path), 0, 0.0, None
+    listed, watch, queue = _listed(path, container, stream), Watch(path, container, stream, whole), Queue()
     try:
         for packet in container.demux(stream):
             packets += bool(packet.size)
             if packet.pts is not None and packet.size:
                 begin = packet.pts - (stream.start_time or 0)
                 end = max(end, float((begin + (packet.duration or 0)) * stream.time_base))
+            if reason := watch.damage(packet):
+                break
+            queue.sent(packet)
             for frame in decode(packet):
                 if frame.is_corrupt:
-                    raise damaged(path, clock.frames, clock.last, info.duration, "the decoder reports a damaged frame")
-                yield frame
+                    queue.spoil(frame)
+                    reason = "the decoder reports a damaged frame"
+                    break
+                yield from queue.shown(frame)
+            if reason:
+                break
     except broken() as error:
         if isinstance(error, MediaError):
             raise
-        raise damaged(path, clock.frames, clock.last, info.duration, reason_of(error)) from error
-    if reason := _broken_off(container, stream, packets, listed if whole else 0, end):
+        queue.spoil(None)
+        reason = reason_of(error)
+    yield from queue.rest()
+    if reason := reason or _broken_off(container, stream, packets, listed if whole else 0, end):
         raise damaged(path, clock.frames, clock.last, info.duration, reason)
 
 
@@ -80,22 +95,9 @@ def _listed(path: Path, container: Any, stream: Any) -> int:
     """
     if container.format.name.startswith("mov"):
         return 0
-    if container.format.name == "avi" and _whole_riff(path):
+    if container.format.name == "avi" and whole_riff(path):
         return sum(entry.size > 0 for entry in stream.index_entries)
     return stream.frames
-
-
-def _whole_riff(path: Path) -> bool:
-    """Tell whether the outermost chunks of an AVI (several in OpenDML files) end within the file."""
-    with path.open("rb") as file:
-        size, position = file.seek(0, 2), 0
-        while position + 8 <= size:
-            file.seek(position)
-            name, length = struct.unpack("<4sI", file.read(8))
-            position += 8 + length + length % 2
-            if name != b"RIFF" or length == 0:
-                return False
-    return position <= size + 1
 
 
 def _broken_off(container: Any, stream: Any, packets: int, listed: int, end: float) -> str | None:

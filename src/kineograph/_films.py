@@ -59,6 +59,10 @@ def video_stream(container: Any, path: Path) -> Any:
     raise MediaError(f"'{path}' holds no video stream{' (only ' + ', '.join(kinds) + ')' if kinds else ''}.")
 
 
+CHECKED = {"mjpeg", "png", "apng"}
+"""Codecs whose decoders pass over damage that they see unless told to stop: check sums, scans that do not end."""
+
+
 def decoder_of(stream: Any, path: Path) -> Callable[[Any], list[Any]]:
     """Decode packets of a stream. VP8 and VP9 carry alpha beside the picture, which only libvpx decodes."""
     import av
@@ -67,6 +71,8 @@ def decoder_of(stream: Any, path: Path) -> Callable[[Any], list[Any]]:
         raise MediaError(f"'{path}' uses a codec that this build of FFmpeg does not know.")
     if not stream.codec_context.is_open:
         stream.codec_context.thread_count = 1
+        if stream.codec_context.name in CHECKED:
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if name is None or tag(stream.metadata, "alpha_mode") != "1":
         return lambda packet: list(packet.decode())
