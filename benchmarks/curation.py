@@ -36,9 +36,10 @@ import av
 from kineograph.curation import keyframes
 from kineograph.curation.album import Album
 from kineograph.curation.analyse import analyse, decoded
-from kineograph.curation.clipping import Span, copy, plan
+from kineograph.curation.clipping import copy
 from kineograph.curation.config import ClipConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.probe import examine, footage
+from kineograph.curation.spans import Span, plan
 
 TARGETS = {"analysis / decode": 2.5, "analysis, x real time": 15.0, "copies per second": 100.0, "peak MB": 300.0}
 """Most of the first and last, least of the others."""
@@ -102,7 +103,7 @@ def take_turns(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str
 def copies(film: Path, rounds: int) -> tuple[int, float, float]:
     """Copy every stretch between keyframes of at least half a second; return clips, seconds spent, seconds of film."""
     facts, found = analyse(str(film), motion=MotionConfig("none"))
-    spans = plan(facts, found, indexed(film)[1], ClipConfig(min_seconds=0.5, max_seconds=4.0))
+    spans = plan(facts, found, indexed(film)[1], ClipConfig("copy", min_seconds=0.5, max_seconds=4.0))
     spent = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:

@@ -27,9 +27,10 @@ import numpy as np
 
 from kineograph.curation import keyframes
 from kineograph.curation.analyse import analyse
-from kineograph.curation.clipping import Span, copy
+from kineograph.curation.clipping import copy
 from kineograph.curation.config import CutConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.probe import footage
+from kineograph.curation.spans import Span
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "curation"))
 

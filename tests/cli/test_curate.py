@@ -57,6 +57,52 @@ def test_no_clip_is_status_one(tmp_path, capsys):
     assert "1 unreadable" in capsys.readouterr().out
 
 
+def test_captions_and_their_similarity_by_flags(tmp_path, capsys):
+    """Without a captioner the summary says that captions are empty; with one, and the stand-in, svd-standin selects."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for i in range(4):
+        write(raw / f"a_red-car_{i}.mp4", shot(i, 24, (48, 64), pan=(i, 0)), gop=12)
+    (tmp_path / "c.json").write_text('{"clips": {"min_seconds": 0.5}, "scorers": {"text_area": {}}}')
+    words = [
+        "curate",
+        str(raw),
+        "-o",
+        str(tmp_path / "out"),
+        "--config",
+        str(tmp_path / "c.json"),
+        "--executor",
+        "inline",
+    ]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "no captioner: captions are empty" in said
+    assert "--captions" in said
+    assert cli.main([*words, "--resume", "--captions", "file-name"]) == 0
+    assert "no captioner" not in capsys.readouterr().out
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert {json.loads(line)["caption"] for line in lines} == {"a red car"}
+    assert cli.main([*words, "--resume", "--captions", "standin", "--similarity", "standin"]) == 0
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["clip_similarity_standin"] for line in lines}) > 1
+    assert cli.main(["curate", "select", str(tmp_path / "out"), "svd-standin"]) == 0
+    assert cli.main([*words, "--resume", "--captions", "coco:x"]) == 2
+    assert "did you mean 'coca'" in capsys.readouterr().err
+
+
+def test_the_yield_by_source(out, capsys):
+    found = again(out, capsys, "--by-source")
+    assert [one["path"] for one in found["by_source"]] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert found["yield"]["in"] == sum(one["in"] for one in found["by_source"]) == 3.0
+    assert found["yield"]["out"] == 3.0
+    folder = out.parent
+    common = ["--config", str(folder / "config.json"), "--licence", "CC0", "--executor", "inline", "--by-source"]
+    assert cli.main(["curate", str(folder / "raw"), "-o", str(out), "--resume", *common]) == 0
+    said = capsys.readouterr().out
+    assert "yield: 3.000 s in, 3.000 s in shots, 3.000 s in 3 clips; nothing lost; 1 files of unknown length" in said
+    assert "a.mp4 (ok): 2.000 s in" in said
+
+
 def test_subsets_of_a_study(out, tmp_path, capsys):
     words = ["curate", "subsets", str(out), str(tmp_path / "study"), "motion_mean"]
     assert cli.main([*words, "--shares", "0", "50", "--json"]) == 0

@@ -443,3 +443,35 @@ def test_a_film_without_a_frame_is_refused(films, damage):
     path.write_bytes(damage)
     with pytest.raises(Rejected, match="unreadable"):
         analyse(str(path))
+
+
+@pytest.mark.parametrize("at", [9, 40, 46, 70, 100])
+def test_lost_packets_of_a_transport_stream_are_a_hole(tmp_path, at):
+    """The decoder makes frames of what is left, none of them marked; none of them may count as good."""
+    path = write(tmp_path / "clean.ts", shot(1, 48, (96, 128), pan=(2, 0)), gop=24, options={"preset": "veryfast"})
+    content, whole = path.read_bytes(), analyse(str(path))[1]
+    assert len(content) // 188 > 110
+    assert not whole.holes
+    (tmp_path / "lost.ts").write_bytes(content[: at * 188] + content[(at + 2) * 188 :])
+    found, known = analyse(str(tmp_path / "lost.ts"))[1], dict(zip(whole.pts, whole.checks, strict=True))
+    assert found.holes
+    assert len(found.pts) >= 12
+    assert [pts for pts, check in zip(found.pts, found.checks, strict=True) if known[pts] != check] == []
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.webm", "late.mp4", "late.ts"])
+def test_films_that_begin_late_are_whole(tmp_path, name):
+    """At 7.5 s; Matroska counts its length from 0."""
+    codec = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
+    stamps = [round(7500 + i * 1000 / 24) for i in range(48)]
+    path = write(tmp_path / name, shot(2, 48), pts=stamps, time_base=Fraction(1, 1000), **codec)
+    assert (analyse(str(path))[1].status, len(analyse(str(path))[1].pts)) == ("ok", 48)
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.webm"])
+def test_a_late_film_that_breaks_off_is_truncated(tmp_path, name):
+    codec = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
+    stamps = [round(2000 + i * 1000 / 24) for i in range(96)]
+    path = write(tmp_path / name, shot(2, 96), pts=stamps, time_base=Fraction(1, 1000), gop=12, **codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert analyse(str(path))[1].status == "truncated"

@@ -296,3 +296,12 @@ def test_folders_that_are_no_models(tmp_path):
     for one in (captions.ImageCaptioner(tmp_path), captions.VideoBlip(tmp_path), captions.LocalSummary(tmp_path)):
         with pytest.raises(WeightsError, match="cannot be loaded for captions"):
             one.caption(picture(1), {}, ["a", "b"])
+
+
+def test_a_file_s_name_is_its_caption_unless_one_came_with_it():
+    [captioner] = from_specs(["file-name"]).captioners
+    told = {"source_path": "below/a_red-car.on 02 the.road.mp4", "caption": ""}
+    assert captioner.caption(np.zeros((3, 4, 4, 3), np.uint8), told, []) == "a red car on the road"
+    assert captioner.caption(np.zeros((3, 4, 4, 3), np.uint8), {**told, "caption": "a lorry"}, []) == "a lorry"
+    with pytest.raises(InputError, match="file-name"):
+        from_specs(["filename"])

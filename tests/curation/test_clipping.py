@@ -10,22 +10,28 @@ from films import SIZE, decoded, dissolve, join, open_gop, shot, unstamped, writ
 
 from kineograph.curation import keyframes
 from kineograph.curation.analyse import analyse
-from kineograph.curation.clipping import Span, check, make, miniatures, pictures, plan, shots
+from kineograph.curation.clipping import check, is_trusted, make, miniatures, pictures, runs
 from kineograph.curation.config import ClipConfig, Limits
 from kineograph.curation.probe import examine, footage
+from kineograph.curation.spans import Span, plan, shots
 
-SHORT = ClipConfig(min_seconds=0.3)
+SHORT = ClipConfig("copy", min_seconds=0.3)
 
 
 def cut(path, folder, config=SHORT, decoding="fast"):
     """Analyse, plan and write; return facts, analysis, spans and files."""
     facts, analysis = analyse(str(path), decoding=decoding)
-    with footage(str(path)) as container:
-        index = keyframes.index(container, examine(container, Limits())[0])
+    index = indexed(path)
     spans = plan(facts, analysis, index, config)
     files = [folder / f"{i}.mp4" for i in range(len(spans))]
-    make(str(path), spans, files, Limits(), config)
+    make(str(path), spans, files, Limits(), config, index)
     return facts, analysis, spans, files
+
+
+def indexed(path):
+    """Return a film's packets."""
+    with footage(str(path)) as container:
+        return keyframes.index(container, examine(container, Limits())[0])
 
 
 def frames_of(path):
@@ -69,7 +75,7 @@ def test_a_shot_is_snapped_inward_not_to_the_nearest_keyframe(tmp_path):
 
 def test_an_exact_end_keeps_more_and_every_reference(tmp_path):
     path = write(tmp_path / "film.mp4", THREE, gop=12, options={"sc_threshold": "0", "bf": "3", "preset": "veryfast"})
-    facts, _, spans, files = cut(path, tmp_path, ClipConfig(min_seconds=0.3, end="frame"))
+    facts, _, spans, files = cut(path, tmp_path, ClipConfig("copy", min_seconds=0.3, end="frame"))
     frame = Fraction(1, 24) / Fraction(facts.time_base)
     ends = [int(s.end / frame) for s in spans]
     assert 24 < ends[0] <= 30
@@ -125,8 +131,30 @@ def test_encoding_twenty_times_gives_one_file(tmp_path):
     first = [file.read_bytes() for file in files]
     for i in range(19):
         again = [tmp_path / f"{i}-{file.name}" for file in files]
-        make(str(path), spans, again, Limits(), ClipConfig("encode", min_seconds=0.3))
+        make(str(path), spans, again, Limits(), ClipConfig("encode", min_seconds=0.3), indexed(path))
         assert [file.read_bytes() for file in again] == first
+
+
+def test_between_clips_nothing_is_decoded(tmp_path):
+    """Two spans far apart are two runs, each from the keyframe before it; what they show is the same."""
+    path = write(tmp_path / "film.mp4", shot(8, 96, pan=(1, 0)), gop=12, options={"preset": "veryfast"})
+    _, analysis = analyse(str(path))
+    spans, index = [Span(*(analysis.pts[i] for i in ends), None) for ends in ((5, 15), (62, 80))], indexed(path)
+    assert [(key[0], which) for key, which in runs(spans, index)] == [(analysis.pts[0], [0]), (analysis.pts[60], [1])]
+    files = [tmp_path / "0.mp4", tmp_path / "1.mp4"]
+    make(str(path), spans, files, Limits(), ClipConfig(crf=0), index)
+    assert_same_frames(path, spans, files)
+
+
+def test_keyframes_that_are_none_are_not_trusted(tmp_path):
+    """Recovery points of periodic intra refresh claim to be keyframes; decoding from them shows other pictures."""
+    options = {"x264-params": "intra-refresh=1:keyint=24:bframes=0:scenecut=0", "preset": "veryfast"}
+    refresh = write(tmp_path / "refresh.ts", shot(8, 96, pan=(1, 0)), gop=24, options=options)
+    plain = write(tmp_path / "plain.ts", shot(8, 96, pan=(1, 0)), gop=24, options={"preset": "veryfast"})
+    for path, trusted in ((refresh, False), (plain, True)):
+        _, analysis = analyse(str(path))
+        spans = [Span(analysis.pts[60], analysis.pts[90], None)]
+        assert is_trusted(str(path), spans, indexed(path), analysis, Limits(), 1, None) is trusted
 
 
 def test_a_naive_copy_of_an_open_group_is_caught(tmp_path):
@@ -140,13 +168,13 @@ def test_a_naive_copy_of_an_open_group_is_caught(tmp_path):
     naive = np.arange(key, stop)
     start = int(index.pts[naive].min())
     span = Span(start, int(index.pts[stop : stop + 1][0]), naive)
-    make(str(path), [span], [tmp_path / "naive.mp4"], Limits(), SHORT)
+    make(str(path), [span], [tmp_path / "naive.mp4"], Limits(), SHORT, index)
     assert check(tmp_path / "naive.mp4", span, analysis)
 
 
 def test_long_shots_become_several_clips(tmp_path):
     path = write(tmp_path / "long.mp4", shot(4, 120, pan=(0.5, 0)), gop=12)
-    facts, _, spans, files = cut(path, tmp_path, ClipConfig(min_seconds=0.3, max_seconds=2.0))
+    facts, _, spans, files = cut(path, tmp_path, ClipConfig("copy", min_seconds=0.3, max_seconds=2.0))
     assert [float((s.end - s.start) * Fraction(facts.time_base)) for s in spans] == [2.0, 2.0, 1.0]
     assert_same_frames(path, spans, files)
 

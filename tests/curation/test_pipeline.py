@@ -3,7 +3,7 @@
 import pytest
 from films import join, shot, write
 
-from kineograph.curation import pipeline
+from kineograph.curation import clips, pipeline
 from kineograph.curation.config import from_json
 from kineograph.curation.parts import read_part
 from kineograph.curation.strips import read_strip
@@ -37,10 +37,10 @@ def test_clips_and_rows_of_a_film(film, tmp_path):
     assert (found["status"], found["clips"]) == ("ok", 2)
     [source] = parts(tmp_path, "sources")
     assert (source["frames"], source["fps"], source["shots"], source["clips"]) == (48, 24.0, 2, 2)
-    clips = parts(tmp_path, "clips")
-    assert [clip["caption"] for clip in clips] == ["first", "whole"]
-    assert [(clip["start"], clip["end"], clip["frames"]) for clip in clips] == [(0.0, 1.0, 24), (1.0, 2.0, 24)]
-    for clip, number in zip(clips, (0, 24), strict=True):
+    made = parts(tmp_path, "clips")
+    assert [clip["caption"] for clip in made] == ["first", "whole"]
+    assert [(clip["start"], clip["end"], clip["frames"]) for clip in made] == [(0.0, 1.0, 24), (1.0, 2.0, 24)]
+    for clip, number in zip(made, (0, 24), strict=True):
         strip = read_strip(tmp_path / "strips" / clip["clip_id"][:2] / f"{clip['clip_id']}.jpg")
         assert strip.shape == (3, 48, 64, 3)
         expected = join(shot(1, 24, (48, 64)), shot(2, 24, (48, 64)))[number]
@@ -49,20 +49,20 @@ def test_clips_and_rows_of_a_film(film, tmp_path):
 
 
 def test_copies_that_differ_from_the_source_are_encoded(film, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "check", lambda *told: "1 of 24 frames of its copy differ")
+    monkeypatch.setattr(clips, "check", lambda *told: "1 of 24 frames of its copy differ")
     assert pipeline.process(item(film, tmp_path), lambda seconds: None)["clips"] == 2
     assert {clip["method"] for clip in parts(tmp_path, "clips")} == {"encode"}
 
 
 def test_a_muxer_that_refuses_leads_to_encoding(film, tmp_path, monkeypatch):
-    made = pipeline.make
+    made = clips.make
 
     def refuses(path, spans, *told):
-        if spans[0].packets is not None:
+        if any(span.packets is not None for span in spans):
             raise ValueError("could not write header")
         made(path, spans, *told)
 
-    monkeypatch.setattr(pipeline, "make", refuses)
+    monkeypatch.setattr(clips, "make", refuses)
     assert pipeline.process(item(film, tmp_path), lambda seconds: None)["clips"] == 2
     assert {clip["method"] for clip in parts(tmp_path, "clips")} == {"encode"}
 

@@ -11,46 +11,16 @@ from pathlib import Path
 
 import pytest
 from films import join, shot, write
+from runs import QUICK, tree
 
 from kineograph.curation.config import CurationConfig, from_json
 from kineograph.curation.parts import read_part
 from kineograph.curation.pipeline import fail
 from kineograph.curation.run import curate, gc
-from kineograph.curation.sources import find
+from kineograph.curation.sources import survey
 from kineograph.data.manifest import read_manifest
-from kineograph.errors import InputError
 
-QUICK = from_json({"clips": {"min_seconds": 0.5}, "scorers": {}, "motion": {"algorithm": "dis"}})
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    """Two shots of a second."""
-    folder = tmp_path_factory.mktemp("film")
-    return write(folder / "film.mp4", join(shot(1, 24, (48, 64)), shot(2, 24, (48, 64))), gop=12)
-
-
-@pytest.fixture
-def raw(tmp_path, film):
-    """One good film, its copy, a text, an empty file, a film too short, a caption, a hidden file."""
-    folder = tmp_path / "raw"
-    (folder / "below").mkdir(parents=True)
-    (folder / "good.mp4").write_bytes(film.read_bytes())
-    (folder / "good.txt").write_text("two\npictures")
-    (folder / "below" / "copy.mp4").write_bytes(film.read_bytes())
-    (folder / "text.mp4").write_text("no film")
-    (folder / "empty.mp4").touch()
-    (folder / ".hidden.mp4").write_text("x")
-    write(folder / "short.mp4", shot(3, 6, (48, 64)))
-    return folder
-
-
-def tree(out: Path) -> dict[str, bytes]:
-    """Return the content of everything that a run must give again: not its log, lock and leftovers."""
-    skipped = {"log.jsonl", ".lock"}
-    files = (p for p in sorted(out.rglob("*")) if p.is_file() and p.name not in skipped)
-    return {str(p.relative_to(out)): p.read_bytes() for p in files if "tmp" not in p.relative_to(out).parts[:1]}
 
 
 def test_every_file_is_accounted_for_once(raw, tmp_path):
@@ -64,6 +34,8 @@ def test_every_file_is_accounted_for_once(raw, tmp_path):
     reasons = [read_part(part)[0]["reason"] for part in sorted((out / "parts/sources").iterdir())]
     assert len(reasons) == 4
     assert sum("no clip of 0.5 s fits" in reason for reason in reasons) == 1
+    assert summary.skipped == {".md": 1}
+    assert (out / "skipped.txt").read_text() == "notes.md\n"
 
 
 def test_the_manifest_is_what_training_reads(raw, tmp_path):
@@ -204,16 +176,6 @@ def test_accidents_are_tried_again_on_demand(raw, tmp_path, status):
     assert curate(raw, out, QUICK, resume=True, retry=True, executor_name="inline").computed == 0
 
 
-def test_a_folder_of_results_needs_resume(raw, tmp_path):
-    curate(raw, tmp_path / "out", QUICK, executor_name="inline")
-    with pytest.raises(InputError, match="--resume"):
-        curate(raw, tmp_path / "out", QUICK, executor_name="inline")
-    with pytest.raises(InputError, match="no file or folder"):
-        curate(tmp_path / "nothing", tmp_path / "out2", QUICK, executor_name="inline")
-    with pytest.raises(InputError, match="raw folder itself"):
-        curate(raw, raw, QUICK, executor_name="inline")
-
-
 def test_names_and_links(tmp_path, film):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -228,7 +190,7 @@ def test_names_and_links(tmp_path, film):
     os.mkfifo(raw / "pipe.mp4")
     summary = curate(raw, tmp_path / "out", QUICK, executor_name="inline")
     assert summary.statuses == {"ok": 2, "filtered": 1, "unsupported": 2, "unreadable": 1}
-    shown = {one.shown for one in find(raw)}
+    shown = {one.shown for one in survey(raw).found}
     assert "caf\\xe9.mp4" in shown
     assert json.loads((tmp_path / "out/manifest.jsonl").read_text().splitlines()[0])["source"]
 

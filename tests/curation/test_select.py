@@ -1,6 +1,7 @@
 """Selections: rules become numbers, numbers keep what they should, and stay put when clips are added."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -123,8 +124,50 @@ def test_clips_without_a_value_are_dropped_and_counted(tmp_path):
     assert "4 of them without a value" in selection.summary()
     for part in (tmp_path / "parts/scores/text_area").iterdir():
         part.unlink()
-    with pytest.raises(InputError, match="Unknown axis 'text_area'"):
+    with pytest.raises(DataError, match="'text_area' was not measured"):
         run(tmp_path, ["text_area<=1"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("motion>=p25", r"Write 'motion_mean>=p25' \(or motion_median, motion_p10, motion_p90\)"),
+        ("watermark<=0.1", r"Write 'overlay<=0\.1'"),
+        ("duplicates is none", r"Write 'duplicate_of is none'"),
+    ],
+)
+def test_axes_by_other_words_are_named(out, rule, said):
+    with pytest.raises(InputError, match=said):
+        run(out, [rule])
+
+
+def test_what_measures_an_axis_is_named(tmp_path):
+    """The preset of the paper needs weights; the message says which, and what does without."""
+    output(tmp_path, clips=4)
+    for folder in (tmp_path / "parts/scores").iterdir():
+        if folder.name != "text_area":
+            shutil.rmtree(folder)
+    with pytest.raises(DataError, match=r"'aesthetic' was not measured.*--similarity clip:FOLDER,HEAD.*svd-standin"):
+        run(tmp_path, "svd")
+    with pytest.raises(DataError, match=r"--similarity standin.*--captions"):
+        run(tmp_path, "svd-standin")
+
+
+def test_rules_account_for_every_clip_and_second(out):
+    """Each clip that is dropped is lost to the first rule that fails it."""
+    found = run(out, ["motion_mean>=p25", "text_area<=p75", "duration>=0"])
+    assert found.kept + sum(one.lost for one in found.rules) == found.population
+    assert found.kept_seconds + sum(one.lost_seconds for one in found.rules) == pytest.approx(found.seconds)
+    assert found.rules[0].lost == found.rules[0].drops > 0
+    assert "s lost here" in found.summary()
+    assert load(out) == found
+
+
+def test_a_percentile_of_one_value_is_said_to_choose_nothing(out):
+    found = run(out, ["hdr>=p50"])
+    assert found.kept == found.population
+    assert "every clip has the same value of 'hdr'" in found.summary()
+    assert "same value" not in run(out, ["motion_mean>=p50"]).summary()
 
 
 def test_copies_can_be_left_out(tmp_path):

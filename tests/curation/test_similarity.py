@@ -9,6 +9,7 @@ from fabricated import caption_rows, picture
 from safetensors.torch import save_file
 from torch import nn
 
+from kineograph.curation.captions import Standin
 from kineograph.curation.similarity import (
     ClipSimilarity,
     StandinSimilarity,
@@ -163,10 +164,24 @@ def test_stand_ins_are_named_as_such():
 def test_colour_words_are_checked_against_the_frames():
     red, blue = (np.full((40, 40, 3), colour, np.uint8) for colour in ((200, 20, 20), (20, 40, 210)))
     strip = np.stack([red, red, blue])
-    assert colour_agreement(strip, "A red house.") == 1.0
-    assert colour_agreement(strip, "a green and blue bird") == 0.5
+    assert colour_agreement(strip[:2], "A red house.") == 1.0
+    assert colour_agreement(strip, "A red house.") == pytest.approx(2 / 3)
+    assert colour_agreement(strip, "a green and blue bird") == pytest.approx(0.5**0.5 / 3)
     assert colour_agreement(strip, "bright") == 0.0
+    assert colour_agreement(np.full_like(strip, 250), "bright") == 1.0
     assert colour_agreement(strip, "a bird sings") is None
+
+
+def test_the_stand_in_tells_pictures_apart_whose_captions_it_made_itself():
+    """A caption names the two colours that cover most; how much they cover is not the same for all pictures."""
+    clips = [picture(seed) for seed in range(4)]
+    clips.append(
+        np.stack([np.full((40, 40, 3), colour, np.uint8) for colour in ((200, 20, 20), (90,) * 3, (20, 40, 210))])
+    )
+    texts = [Standin("frame").caption(strip, {}, []) for strip in clips]
+    found = [colour_agreement(strip, text) for strip, text in zip(clips, texts, strict=True)]
+    assert len({round(value, 6) for value in found}) == len(clips)
+    assert all(0 < value < 1 for value in found)
 
 
 def test_specs(folder):

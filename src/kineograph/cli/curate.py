@@ -18,9 +18,10 @@ DEFAULT_VERB = "run"
 class Run:
     """Cut films into clips, score them, write a manifest (RAW -o OUT).
 
-    Finds cuts in one decode, copies each shot between keyframes, measures motion and text, and writes
-    `OUT/manifest.jsonl`, which `kineograph train --data OUT` reads. Every file is accounted for: ok, filtered or
-    failed. A run that was interrupted goes on with --resume and ends in the same bytes.
+    Finds cuts in one decode, copies each shot where that loses little and encodes it elsewhere, measures motion and
+    text, and writes `OUT/manifest.jsonl`, which `kineograph train --data OUT` reads. Every file is accounted for: ok,
+    filtered or failed; and every second: in a clip, or lost for a reason. A run that was interrupted goes on with
+    --resume and ends in the same bytes.
     """
 
     raw: Annotated[Positional[Path], arg(metavar="RAW")]
@@ -34,6 +35,9 @@ class Run:
 
     resume: bool = False
     """Go on in a folder that holds results; only what is missing or has other parameters is computed."""
+
+    overwrite: bool = False
+    """Start anew in a folder that holds the results of a run, or another data set, whose manifest is replaced."""
 
     retry: bool = False
     """With --resume, try films again that timed out, ran out of memory or crashed; other failures would come again."""
@@ -49,6 +53,19 @@ class Run:
 
     licence: Annotated[str | None, arg(metavar="TEXT")] = None
     """Licence of the footage, written beside every clip (default: the configuration's)."""
+
+    captions: Annotated[tuple[str, ...], arg(metavar="WORD")] = ()
+    """Captioners, in order (default: the configuration's; without any, only NAME.txt beside NAME.mp4 gives captions).
+    WORD is file-name (NAME.txt, else the film's name as words), coca:FILE, image:FOLDER, video-blip:FOLDER,
+    summary:FOLDER, endpoint:URL#MODEL, endpoint-video:URL#MODEL, summary:URL#MODEL, or standin, which names colours
+    and movement and recognises nothing."""
+
+    similarity: Annotated[str | None, arg(metavar="WORD")] = None
+    """How well captions fit and how good clips look: clip:FOLDER, clip:FOLDER,HEAD, or standin, picture statistics that
+    need no weights (default: the configuration's; not measured)."""
+
+    by_source: bool = False
+    """Say for each file, too, where its seconds went."""
 
     show_config: bool = False
     """Print the resolved configuration and stop."""
@@ -217,11 +234,18 @@ def _run(args: Run) -> int:
     import sys
     from dataclasses import replace
 
-    from kineograph.curation.config import CurationConfig, read_config
+    from kineograph.curation.accounts import by_source
+    from kineograph.curation.config import CurationConfig, read_config, scorer
     from kineograph.curation.run import curate
+    from kineograph.curation.yields import Yield
 
     config = CurationConfig() if args.config is None else read_config(args.config)
     config = config if args.licence is None else replace(config, licence=args.licence)
+    given = {"captions": {"specs": list(args.captions)}} if args.captions else {}
+    given |= {"similarity": {"spec": args.similarity}} if args.similarity else {}
+    config = replace(config, scorers={**config.scorers, **given})
+    for name in given:
+        scorer(name, given[name])
     if args.show_config:
         sys.stdout.write(json.dumps(config.to_json(), indent=2) + "\n")
         return 0
@@ -232,15 +256,19 @@ def _run(args: Run) -> int:
             config,
             resume=args.resume,
             retry=args.retry,
+            overwrite=args.overwrite,
             executor_name=args.executor,
             workers=args.workers,
             media=args.media,
             progress=display,
         )
+    sources = by_source(args.output) if args.by_source else []
     if args.json:
-        sys.stdout.write(json.dumps(summary.to_json()) + "\n")
+        document = summary.to_json() | ({"by_source": sources} if args.by_source else {})
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
-        sys.stdout.write(summary.summary() + "\n")
+        lines = [f"{one['path']} ({one['status']}): {Yield.from_json(one).in_words()}" for one in sources]
+        sys.stdout.write("\n".join([summary.summary(), *lines]) + "\n")
     return 0 if summary.clips else 1
 
 

@@ -1,7 +1,8 @@
 """The single decode: cuts, motion, damage, and the pictures that strips are made of, from one pass over a film.
 
-Frames are judged by their own time stamps. A damaged frame makes everything up to the next clean keyframe a hole,
-because decoders conceal damage and carry it on without a word; films are never refused for a hole, only cut there.
+Frames are judged by their own time stamps. A damaged frame, or a packet of which a piece is lost, makes everything up
+to the next clean keyframe a hole, because decoders conceal damage and carry it on without a word; films are never
+refused for a hole, only cut there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +27,7 @@ from kineograph.curation.probe import Probe, Rejected, check_file, examine, foot
 from kineograph.curation.scaling import AREA, FAST_BILINEAR, Scaler
 from kineograph.curation.strips import fitted
 
-VERSION = 3
+VERSION = 4
 _STRIP_FPS = 2.0
 _FLOW, _GRID, _KEY = 0, 1, 2
 """Clocks of a pass: pictures for flow, pictures for strips, keyframes for strips."""
@@ -103,13 +104,24 @@ class Analysis:
 
 
 class Damage(Exception):
-    """A packet that could not be decoded, or a container that could not be read on."""
+    """A packet that could not be decoded or that is not whole, or a container that could not be read on.
+
+    Attributes:
+        frames: Decoded frames that it stands for, which show something else than was filmed.
+    """
+
+    def __init__(self, reason: str, frames: int = 0) -> None:
+        super().__init__(reason)
+        self.frames = frames
 
 
 def decoded(
     container: Any, stream: Any, packets: Iterator[Any] | None = None, decoding: Decoding = "exact"
 ) -> Iterator[Any]:
     """Yield a stream's frames in display order, and a `Damage` in the place of each packet that cannot be decoded.
+
+    A demuxer that misses a piece of a packet says so (transport streams count their pieces); most decoders make a frame
+    of what is left without a word. So there is a `Damage` before such a packet, and another in its frame's place.
 
     Args:
         container: An open one.
@@ -123,6 +135,7 @@ def decoded(
             context.options = {"skip_loop_filter": UNFILTERED[context.name]}
         context.thread_count, context.thread_type = 1, "NONE"  # FFmpeg 7.1.0 deadlocks in HEVC threads (PyAV #1962).
     source = container.demux(stream) if packets is None else packets
+    torn: set[int | None] = set()
     while True:
         try:
             packet = next(source)
@@ -130,12 +143,24 @@ def decoded(
             return
         except Exception as error:
             yield Damage(str(error))
-            yield from _flushed(context)
+            yield from _whole(_flushed(context), torn)
             return
+        if packet.is_corrupt and packet.size:
+            torn.add(packet.pts)
+            yield Damage(_LOST)
         try:
-            yield from packet.decode()
+            yield from _whole(packet.decode(), torn)
         except Exception as error:
             yield Damage(str(error))
+
+
+_LOST = "a piece of a packet is lost"
+
+
+def _whole(frames: Iterable[Any], torn: set[int | None]) -> Iterator[Any]:
+    """Yield frames, and a `Damage` in the place of those whose packets were not whole."""
+    for frame in frames:
+        yield Damage(_LOST, frames=1) if frame.pts is not None and frame.pts in torn else frame
 
 
 def _flushed(context: Any) -> Iterator[Any]:
@@ -210,8 +235,9 @@ class Pass:
             self._tick(_FLOW, preceding, motion.fps)
             self._tick(_GRID, preceding, _STRIP_FPS)
 
-    def damage(self) -> None:
-        """Note that something could not be decoded after the last frame."""
+    def damage(self, frames: int = 0) -> None:
+        """Note that something could not be decoded after the last frame, and how many wrong frames came of it."""
+        self.result.corrupt_frames += frames
         if self.hole is None:
             self.hole = self._end() if self.pts else (self.facts.start_time or 0)
 
@@ -399,7 +425,7 @@ def analyse(
         told = 0
         for item in decoded(container, stream, decoding=decoding):
             if isinstance(item, Damage):
-                work.damage()
+                work.damage(item.frames)
                 continue
             admit(item, limits)
             work.frame(item)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -468,6 +469,34 @@ def jpeg(frame: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+# From what lies there ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FileName:
+    """The caption that came with the film, else its file name as words: `a_red-car.02.mp4` is "a red car"."""
+
+    @property
+    def name(self) -> str:
+        """Says where it comes from."""
+        return "file-name"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of code."""
+        return fingerprint("file name", VERSION, [])
+
+    def caption(self, strip: np.ndarray, row: dict[str, Any], earlier: Sequence[str]) -> str:
+        """Read the name; see `Captioner`."""
+        return row["caption"] or words_of_name(row["source_path"])
+
+
+def words_of_name(path: str) -> str:
+    """Return the words of a file's name, without its ending, numbers and separators."""
+    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return " ".join(word for word in re.split(r"[\W_]+", stem) if not word.isdigit())
+
+
 # Offline -----------------------------------------------------------------------------------------------------------
 
 
@@ -531,6 +560,7 @@ def standin_captions() -> Captions:
 # Command line ------------------------------------------------------------------------------------------------------
 
 SPECS = {
+    "file-name": "the text that came with the film, else its file name as words",
     "standin": "offline, says what statistics show",
     "coca": "coca:FILE, open_clip's CoCa on the middle frame",
     "image": "image:FOLDER, an image-to-text model of transformers on the middle frame",
@@ -564,6 +594,8 @@ def _captioner(spec: str, api_key_env: str) -> Captioner:
         raise unknown("captioner", kind, SPECS)
     if kind == "standin":
         return Standin(rest or "frame")
+    if kind == "file-name" and not rest:
+        return FileName()
     if not rest:
         raise InputError(f"'{spec}' is incomplete: {SPECS[kind]}.")
     local = {"coca": Coca, "image": ImageCaptioner, "video-blip": VideoBlip, "summary": LocalSummary}

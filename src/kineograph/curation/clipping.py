@@ -1,10 +1,8 @@
 """Cut clips out of a film: by copying packets between keyframes, or by encoding the exact frames.
 
-"Keyframe timestamps of the source are extracted and each detected cut is snapped to the closest keyframe that does not
-cross the cut" (Blattmann et al. 2023, arXiv:2311.15127, App. C): a clip begins at the first keyframe of its shot and
-ends at the last one, so nothing is decoded or lost. The leading pictures of an open group of pictures need frames of
-the clip before; they are left out on both sides. A sample of copies is decoded again and compared with the source,
-frame by frame; a source whose copies do not agree is encoded instead.
+The leading pictures of an open group of pictures need frames of the clip before; copies leave them out on both sides. A
+sample of copies is decoded again and compared with the source, frame by frame; a source whose copies do not agree is
+encoded instead. So is a sample of the keyframes at which decoding begins for clips that are encoded.
 
 Clips carry no sound.
 """
@@ -13,115 +11,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from kineograph._encode import X264_OPTIONS
 from kineograph.curation.analyse import Alive, Analysis, Clock, Damage, decoded, turn
 from kineograph.curation.config import ClipConfig, Decoding, Limits
 from kineograph.curation.cuts import SMALL
-from kineograph.curation.keyframes import Index, packets
-from kineograph.curation.probe import Probe, examine, footage
+from kineograph.curation.encoding import MUXER, Writer
+from kineograph.curation.keyframes import Index, packets, packets_from
+from kineograph.curation.probe import Rejected, examine, footage
 from kineograph.curation.scaling import FAST_BILINEAR, Scaler
+from kineograph.curation.spans import Span
 
-VERSION = 2
-_MUXER = {"fflags": "+bitexact"}
-COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
-"""Codecs whose packets MP4 holds and the usual decoders of training code read; all others are encoded."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """A clip to be made.
-
-    Attributes:
-        start: pts of its first frame.
-        end: pts at which its last frame ends.
-        packets: Indices of the packets to copy, in decoding order; None for a clip to be encoded.
-    """
-
-    start: int
-    end: int
-    packets: np.ndarray | None
-
-    @property
-    def method(self) -> Literal["copy", "encode"]:
-        """How it is made."""
-        return "encode" if self.packets is None else "copy"
-
-
-def shots(analysis: Analysis) -> list[tuple[int, int]]:
-    """Return [start, end) of each stretch without a cut, a gradual transition or a hole, in pts."""
-    if not analysis.pts:
-        return []
-    excluded = sorted([*analysis.gradual, *analysis.holes])
-    edges = sorted({analysis.pts[0], analysis.end_pts, *analysis.hard_cuts, *(p for pair in excluded for p in pair)})
-    stretches = []
-    for start, end in pairwise(edges):
-        covered = any(low <= start and end <= high for low, high in excluded)
-        if not covered and start >= analysis.pts[0] and end <= analysis.end_pts:
-            stretches.append((start, end))
-    return stretches
-
-
-def plan(facts: Probe, analysis: Analysis, index: Index, config: ClipConfig) -> list[Span]:
-    """Choose the clips of a film.
-
-    Args:
-        facts: The header.
-        analysis: Cuts and damage.
-        index: Packets.
-        config: How to cut.
-
-    Returns:
-        Clips in order, none overlapping, each inside one shot.
-    """
-    unit = Fraction(facts.time_base)
-    shortest, longest = (
-        int(Fraction(s).limit_denominator(1000) / unit) for s in (config.min_seconds, config.max_seconds)
-    )
-    copies = config.method == "copy" and facts.codec in COPYABLE and index.stamped and not analysis.sizes
-    known = np.asarray(analysis.pts)
-    spans: list[Span] = []
-    for start, end in shots(analysis):
-        pieces = _copies(index, start, end, longest, config) if copies else _pieces(known, start, end, longest)
-        spans += [span for span in pieces if span.end - span.start >= shortest]
-    return spans
-
-
-def _copies(index: Index, start: int, end: int, longest: int, config: ClipConfig) -> Iterator[Span]:
-    """Yield copies that follow one another through a shot."""
-    while True:
-        first = index.first_key(start, end)
-        if first is None:
-            return
-        stop = min(end, first + longest)
-        found = index.copy_range(first, stop, config.end == "frame")
-        if found is None and stop < end:
-            found = index.copy_range(first, stop, to_frame=True)
-        if found is None:
-            return
-        chosen, reached = found
-        yield Span(first, min(reached, end), chosen)
-        start = max(reached, first + 1)
-
-
-def _pieces(pts: np.ndarray, start: int, end: int, longest: int) -> Iterator[Span]:
-    """Yield equal pieces of a shot, each at most so long, their borders at frames."""
-    count = -(-(end - start) // longest)
-    borders = [
-        start,
-        *(int(pts[np.searchsorted(pts, start + (end - start) * i // count)]) for i in range(1, count)),
-        end,
-    ]
-    for first, stop in pairwise(borders):
-        if stop > first:
-            yield Span(first, stop, None)
+VERSION = 3
 
 
 def make(
@@ -130,22 +35,26 @@ def make(
     files: Sequence[Path],
     limits: Limits,
     config: ClipConfig,
+    index: Index,
     alive: Alive | None = None,
 ) -> None:
-    """Write the clips of a film.
+    """Write the clips of a film: first the copies, in one walk, then what is encoded.
 
     Args:
         path: The film.
-        spans: What to write; all copied or all encoded.
+        spans: What to write.
         files: A file for each, not yet there.
         limits: What the film may claim.
         config: How to encode.
+        index: The film's packets.
         alive: Told the seconds of film done.
     """
-    if spans and spans[0].packets is not None:
-        copy(path, spans, files, limits, alive)
-    elif spans:
-        encode(path, spans, files, limits, config, alive)
+    pairs = list(zip(spans, files, strict=True))
+    copies, others = ([pair for pair in pairs if pair[0].method == method] for method in ("copy", "encode"))
+    if copies:
+        copy(path, [span for span, _ in copies], [file for _, file in copies], limits, alive)
+    if others:
+        encode(path, [span for span, _ in others], [file for _, file in others], limits, config, index, alive)
 
 
 def copy(path: str, spans: Sequence[Span], files: Sequence[Path], limits: Limits, alive: Alive | None = None) -> None:
@@ -164,7 +73,7 @@ def copy(path: str, spans: Sequence[Span], files: Sequence[Path], limits: Limits
                 continue
             span = spans[which]
             if output is None:
-                output = av.open(str(files[which]), "w", format="mp4", options=_MUXER)
+                output = av.open(str(files[which]), "w", format="mp4", options=MUXER)
                 track = output.add_stream_from_template(stream)
                 track.time_base = stream.time_base
             packet.duration = packet.duration or _until_end(packet, span)
@@ -191,68 +100,125 @@ def encode(
     files: Sequence[Path],
     limits: Limits,
     config: ClipConfig,
+    index: Index,
     alive: Alive | None = None,
 ) -> None:
-    """Decode a film once and encode the frames of each span, turned upright, with their own time stamps."""
+    """Encode the frames of each span, turned upright, with their own colours and time stamps.
+
+    What lies between spans is not decoded where there is a keyframe to begin at again.
+
+    Raises:
+        Rejected: A frame that was there for the analysis is not there now.
+    """
+    for key, some in runs(spans, index):
+        pairs = [(spans[i], files[i]) for i in some]
+        told = (path, pairs, limits, config, index, alive)
+        if not _encode_run(key, *told) and not (key and _encode_run(None, *told)):
+            raise Rejected("unreadable", "it cannot be decoded a second time")
+
+
+def runs(spans: Sequence[Span], index: Index) -> list[tuple[tuple[int, int] | None, list[int]]]:
+    """Part spans into runs, each to be decoded in one go.
+
+    Args:
+        spans: In order.
+        index: The film's packets.
+
+    Returns:
+        For each run: pts and dts of the keyframe to begin at, or None for the film's beginning; and which spans.
+    """
+    found: list[tuple[tuple[int, int] | None, list[int]]] = []
+    for number, span in enumerate(spans):
+        key = index.key_before(span.start) if index.stamped and not index.broken else None
+        if found and (key is None or key[0] <= spans[number - 1].end):
+            found[-1][1].append(number)
+        else:
+            found.append((key, [number]))
+    return found
+
+
+def _encode_run(
+    key: tuple[int, int] | None,
+    path: str,
+    pairs: Sequence[tuple[Span, Path]],
+    limits: Limits,
+    config: ClipConfig,
+    index: Index,
+    alive: Alive | None,
+) -> bool:
+    """Encode spans in one go through the film, from a keyframe; return whether all were met."""
+    left, writer = list(pairs), None
     with footage(path) as container:
         stream, facts = examine(container, limits)
-        clock, which, writer = Clock(facts), 0, None
-        for frame in decoded(container, stream):
+        clock, unit = Clock(facts), float(Fraction(facts.time_base))
+        source = None if key is None else packets_from(container, stream, *key)
+        for frame in decoded(container, stream, source):
             pts = None if isinstance(frame, Damage) else clock(frame)
             if pts is None:
                 continue
-            while which < len(spans) and pts >= spans[which].end:
-                writer = writer.close() if writer else None
-                which += 1
-            if which == len(spans):
-                return
-            if pts >= spans[which].start:
-                writer = writer or _Writer(files[which], frame, facts, config)
-                writer.add(frame, pts - spans[which].start)
-                if alive:
-                    alive((pts - (facts.start_time or 0)) * float(Fraction(facts.time_base)))
+            while left and pts >= left[0][0].end:
+                if writer is None:
+                    return False
+                writer = writer.close(left.pop(0)[0].length)
+            if not left:
+                return True
+            span, file = left[0]
+            if pts >= span.start:
+                writer = writer or Writer(file, frame, facts, config, index.is_even(span.start, span.end))
+                writer.add(frame, pts - span.start)
+            if alive:
+                alive((pts - (facts.start_time or 0)) * unit)
         if writer:
-            writer.close()
+            writer.close(left.pop(0)[0].length)
+    return not left
 
 
-class _Writer:
-    """One encoded clip."""
+def is_trusted(
+    path: str, spans: Sequence[Span], index: Index, analysis: Analysis, limits: Limits, every: int, alive: Alive | None
+) -> bool:
+    """Decode a little from every so-manyth keyframe that `encode` begins at, and compare with the analysis.
 
-    def __init__(self, path: Path, frame: Any, facts: Probe, config: ClipConfig) -> None:
-        import av
+    Keyframes at which decoding cannot really start (periodic intra refresh) are noticed so.
 
-        self.base = Fraction(facts.time_base)
-        self.output = av.open(str(path), "w", format="mp4", options=_MUXER)
-        self.turned = turn(frame)
-        width, height = frame.width // 2 * 2, frame.height // 2 * 2
-        self.size = (max(width, 2), max(height, 2))
-        shown = self.size[::-1] if self.turned.transpose else self.size
-        self.stream = self.output.add_stream("libx264", rate=Fraction(facts.rate or 25).limit_denominator(100000))
-        self.stream.width, self.stream.height = shown
-        self.stream.pix_fmt = "yuv420p"
-        self.stream.codec_context.time_base = self.base
-        self.stream.codec_context.thread_count = 1
-        if facts.aspect != 1.0:
-            aspect = Fraction(facts.aspect).limit_denominator(1000)
-            self.stream.codec_context.sample_aspect_ratio = 1 / aspect if self.turned.transpose else aspect
-        self.stream.options = {"crf": str(config.crf), "preset": config.preset, **X264_OPTIONS}
+    Args:
+        path: The film.
+        spans: Those to be encoded.
+        index: The film's packets.
+        analysis: Holds the source's frames' checksums, and how they were decoded.
+        limits: What the film may claim.
+        every: How many keyframes to take on trust after one that is looked at; 0 trusts all.
+        alive: Told that something is going on.
+    """
+    known = dict(zip(analysis.pts, analysis.checks, strict=True))
+    found = [(key, spans[some[0]].start) for key, some in runs(spans, index) if key]
+    for key, start in found[:: every or len(found) + 1] if every else ():
+        with footage(path) as container:
+            stream, _ = examine(container, limits)
+            source = packets_from(container, stream, *key)
+            if not _agrees(decoded(container, stream, source, analysis.decoding), key[0], start, known):
+                return False
+        if alive:
+            alive(0.0)
+    return True
 
-    def add(self, frame: Any, pts: int) -> None:
-        """Encode a frame at a pts after the clip's start."""
-        import av
 
-        if any((self.turned.transpose, self.turned.flip_columns, self.turned.flip_rows)):
-            pixels = frame.reformat(*self.size, format="rgb24").to_ndarray()
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(self.turned.apply(pixels)), format="rgb24")
-        shown = frame.reformat(self.stream.width, self.stream.height, format="yuv420p")
-        shown.pts, shown.time_base = pts, self.base
-        shown.pict_type = 0
-        self.output.mux(self.stream.encode(shown))
+def _agrees(frames: Iterator[Any], key: int, start: int, known: dict[int, int]) -> bool:
+    """Whether frames from a keyframe to a span's first, and at least as many as are reordered, are the known ones."""
+    small, compared = Scaler(FAST_BILINEAR), 0
+    for frame in frames:
+        if isinstance(frame, Damage):
+            return False
+        if frame.pts in known and frame.pts >= key:
+            if zlib.crc32(small(frame, SMALL)) != known[frame.pts]:  # pyright: ignore
+                return False
+            compared += 1
+        if compared >= _REORDERED and frame.pts >= start:
+            return True
+    return compared > 0
 
-    def close(self) -> None:
-        """Write what the encoder holds back and finish the file."""
-        self.output.mux(self.stream.encode(None))
-        self.output.close()
+
+_REORDERED = 16
+"""Pictures that a decoder reorders at most (H.264, Annex A.3.1)."""
 
 
 def check(clip: Path, span: Span, analysis: Analysis) -> str:
@@ -299,22 +265,34 @@ def pictures(path: Path, long_side: int) -> list[np.ndarray]:
         path: The clip.
         long_side: Their long side in pixels.
     """
-    from kineograph.curation.strips import fitted
-
     with footage(str(path)) as container:
-        stream = container.streams.video[0]
-        aspect = float(stream.sample_aspect_ratio or 1)
-        total = sum(1 for packet in container.demux(stream) if packet.size)
+        total = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
     wanted, last, kept = {0, total // 2}, None, []
     with footage(str(path)) as container:
-        frames = (f for f in decoded(container, container.streams.video[0]) if not isinstance(f, Damage))
-        for i, frame in enumerate(frames):
+        stream = container.streams.video[0]
+        for i, frame in enumerate(f for f in decoded(container, stream) if not isinstance(f, Damage)):
             last = frame
             if i in wanted:
                 kept.append(frame)
-    chosen = [kept[0], kept[-1], last] if kept else []
-    size = [fitted(round(frame.width * aspect), frame.height, long_side) for frame in chosen]
-    return [
-        np.ascontiguousarray(turn(f).apply(f.reformat(*s, format="bgr24").to_ndarray()))
-        for f, s in zip(chosen, size, strict=True)
-    ]
+        return [_upright(frame, stream, long_side) for frame in (kept[0], kept[-1], last)] if kept else []
+
+
+def first_picture(path: Path, long_side: int) -> np.ndarray:
+    """Decode the first frame of a clip as `pictures` does.
+
+    Raises:
+        Rejected: There is none.
+    """
+    with footage(str(path)) as container:
+        stream = container.streams.video[0]
+        for frame in decoded(container, stream):
+            if not isinstance(frame, Damage):
+                return _upright(frame, stream, long_side)
+    raise Rejected("unreadable", "a clip without a frame came of it")
+
+
+def _upright(frame: Any, stream: Any, long_side: int) -> np.ndarray:
+    from kineograph.curation.strips import fitted
+
+    size = fitted(round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height, long_side)
+    return np.ascontiguousarray(turn(frame).apply(frame.reformat(*size, format="bgr24").to_ndarray()))

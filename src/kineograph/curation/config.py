@@ -26,6 +26,9 @@ DEFAULT_SCORERS: dict[str, dict[str, Any]] = {"text_area": {}, "overlay": {}}
 """Scorers that need no model besides those in their packages."""
 
 
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+"""x264's presets, fastest first (x264.h, `x264_preset_names`)."""
+
 Decoding = Literal["fast", "exact"]
 """How films are decoded for their analysis: see `CurationConfig.decoding`."""
 
@@ -107,23 +110,50 @@ class ClipConfig:
     """Which clips are cut, and how.
 
     Attributes:
-        method: `"copy"` packets where the codec allows it, or `"encode"` the exact frames of each shot.
+        method: `"auto"` copies packets where that loses little of a shot, and encodes the exact shot elsewhere;
+            `"copy"` copies wherever the codec allows it, whatever is lost; `"encode"` makes the exact shots anew.
         end: Where a copy ends: at the last `"keyframe"` of its shot, as in the paper, or at the last `"frame"` that
-            can be kept without any dropped frame being needed.
+            can be kept without any dropped frame being needed. `"auto"` is a keyframe with `"copy"` and a frame with
+            the method `"auto"`.
+        loss_share: With `"auto"`, share of a shot that a copy may lose; a shot that would lose more is encoded.
+        loss_seconds: The same in seconds; the smaller of both counts.
+        loss_in_all: With `"auto"`, share that a film's copies may lose together of all its shots that are long enough;
+            beyond, those that lose most are encoded.
         min_seconds: Shorter clips are not made. Default of Cosmos (arXiv:2501.03575, section 3.2.1).
         max_seconds: Longer shots become several clips. Default of Cosmos.
         crf: Quality of encoded clips (x264's constant rate factor, 0 lossless to 51).
-        preset: x264's preset.
+        preset: x264's preset, one of `PRESETS`.
         verify_every: Decode every so-many-th copied clip again and compare it with the source; 0 never.
     """
 
-    method: Literal["copy", "encode"] = "copy"
-    end: Literal["keyframe", "frame"] = "keyframe"
+    method: Literal["auto", "copy", "encode"] = "auto"
+    end: Literal["auto", "keyframe", "frame"] = "auto"
+    loss_share: float = 0.1
+    loss_seconds: float = 0.5
+    loss_in_all: float = 0.03
     min_seconds: float = 2.0
     max_seconds: float = 60.0
     crf: int = 17
     preset: str = "veryfast"
     verify_every: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("loss_share", "loss_in_all"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"clips.{name} is a share from 0 to 1, not {getattr(self, name):g}.")
+        if not self.loss_seconds >= 0:
+            raise InputError(f"clips.loss_seconds is 0 or more, not {self.loss_seconds:g}.")
+        if not 0 < self.min_seconds <= self.max_seconds < float("inf"):
+            raise InputError(
+                f"clips.min_seconds ({self.min_seconds:g}) must be above 0 and at most clips.max_seconds "
+                f"({self.max_seconds:g})."
+            )
+        if not 0 <= self.crf <= 51:
+            raise InputError(f"clips.crf is from 0 (lossless) to 51, not {self.crf}.")
+        if self.preset not in PRESETS:
+            raise unknown("clips.preset", self.preset, PRESETS)
+        if self.verify_every < 0:
+            raise InputError(f"clips.verify_every is 0 (never) or more, not {self.verify_every}.")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,19 @@ class Index:
         """int64, ascending pts of the shown keyframes."""
         return np.unique(self.pts[self.key & ~self.discard])
 
+    def key_before(self, pts: int) -> tuple[int, int] | None:
+        """Return pts and dts of the last shown keyframe at or before a moment; None where there is none."""
+        places = np.flatnonzero(self.key & ~self.discard & (self.pts <= pts))
+        if not len(places):
+            return None
+        last = int(places[np.argmax(self.pts[places])])
+        return int(self.pts[last]), int(self.dts[last])
+
+    def is_even(self, start: int, end: int) -> bool:
+        """Whether the frames in [start, end) follow each other evenly, but for rounding by one unit."""
+        steps = np.diff(np.sort(self.pts[(self.pts >= start) & (self.pts < end)]))
+        return not len(steps) or int(steps.max() - steps.min()) <= 1
+
     def first_key(self, start: int, end: int) -> int | None:
         """Return the pts of the first shown keyframe in [start, end), or None."""
         inside = self.pts[self.key & ~self.discard & (self.pts >= start) & (self.pts < end)]
@@ -137,6 +150,36 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
             yield from waiting
         waiting = None
         yield packet
+
+
+_SEEK_SECONDS = (0.0, 1.0, 10.0)
+"""How far before a keyframe to look for its packet; containers without an index seek roughly."""
+
+
+def packets_from(container: Any, stream: Any, pts: int, dts: int) -> Iterator[Any]:
+    """Yield a stream's packets from a keyframe on.
+
+    Args:
+        container: An open one.
+        stream: The stream.
+        pts: The keyframe's.
+        dts: The keyframe's.
+
+    Raises:
+        LookupError: It cannot be found again.
+    """
+    for back in _SEEK_SECONDS:
+        container.seek(dts - int(back / stream.time_base), stream=stream, backward=True)
+        source = container.demux(stream)
+        for packet in source:
+            if packet.pts is None or not packet.is_keyframe or packet.pts < pts:
+                continue
+            if packet.pts > pts:
+                break
+            yield packet
+            yield from source
+            return
+    raise LookupError("its keyframe cannot be found again")
 
 
 def _count_back(waiting: list[Any], known: Any) -> None:

@@ -7,56 +7,27 @@ appears last. Run again at any point, it comes to the same bytes.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from kineograph.curation import keyframes, rows, stretches
 from kineograph.curation.album import Album
-from kineograph.curation.analyse import Alive, Analysis, analyse, fill, nearest
-from kineograph.curation.clipping import Span, check, make, pictures, plan, shots
+from kineograph.curation.analyse import Alive, Analysis, analyse
+from kineograph.curation.clips import clipped
 from kineograph.curation.config import CurationConfig, from_json, needs, scorer
-from kineograph.curation.ids import clip_id, sha256_of
-from kineograph.curation.motion import scores
-from kineograph.curation.parts import is_whole, move, read_part, write_part, write_rows
+from kineograph.curation.items import Item, scratch
+from kineograph.curation.parts import is_whole, read_part, write_part, write_rows
 from kineograph.curation.probe import Probe, Rejected, check_file, examine, footage
 from kineograph.curation.rows import ClipRow, SourceRow
-from kineograph.curation.strips import LONG_SIDE, read_strip, write_strip
+from kineograph.curation.spans import Lengths, shots
+from kineograph.curation.strips import read_strip
+from kineograph.curation.yields import lengths
 
 PARTS_OF_ANALYSES = "parts/analysis"
-_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Item:
-    """One source, as plain data.
-
-    Attributes:
-        path: The file, as Python's file-system text (undecodable bytes as surrogates).
-        shown: Its path relative to the raw folder, printable.
-        source_id: Its id.
-        out: The output folder.
-        config: The configuration, as plain data.
-        caption: Text that came with it.
-        spans: `[start, end, caption]` in seconds, for lists that caption stretches of a film.
-        stretches: Fields of each `stretches.Stretch` that was analysed by itself; None before it is known whether
-            the film is long enough for that.
-    """
-
-    path: str
-    shown: str
-    source_id: str
-    out: str
-    config: dict[str, Any]
-    caption: str = ""
-    spans: list[list[Any]] = field(default_factory=list)
-    stretches: list[dict[str, Any]] | None = None
 
 
 def process(content: dict[str, Any], alive: Alive) -> dict[str, Any]:
@@ -100,18 +71,6 @@ def fail(content: dict[str, Any], status: str, reason: str) -> dict[str, Any]:
     row = SourceRow(**_named(item, config), status=status, reason=reason[:2000])
     write_rows(rows.source_part(Path(item.out), item.source_id, config.fingerprint), [row], SourceRow)
     return {"status": status, "reason": reason, "clips": 0, "seconds": 0.0}
-
-
-@contextmanager
-def scratch(out: Path) -> Iterator[Path]:
-    """Give a private folder on the output's file system; gone afterwards, swept by `gc` after a kill."""
-    folder = out / rows.TEMPORARY / f"{os.getpid()}-{next(_numbers)}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # Analysis --------------------------------------------------------------------------------------------------------
@@ -208,151 +167,6 @@ def _analysis_schema() -> Any:
     return rows.schema_of({name: rows.ARROW_TYPES[kind.removesuffix(" | None")] for name, kind in columns.items()})
 
 
-# Clips -----------------------------------------------------------------------------------------------------------
-
-
-def clipped(
-    item: Item,
-    config: CurationConfig,
-    facts: Probe,
-    analysis: Analysis,
-    album: Album | None,
-    folder: Path,
-    alive: Alive,
-) -> tuple[list[int], int, list[ClipRow]]:
-    """Write a film's clips and strips into their places.
-
-    Returns:
-        pts of the keyframes, number of shots, and the clips' rows.
-    """
-    with footage(item.path) as container:
-        stream, _ = examine(container, config.limits)
-        index = keyframes.index(container, stream, alive)
-    stretches = shots(analysis)
-    if analysis.status == "corrupt":
-        return index.keyframes.tolist(), len(stretches), []
-    spans = plan(facts, analysis, index, config.clips)
-    files = _written(item, config, spans, analysis, folder, alive)
-    if files is None:  # copies that do not decode to the source's frames
-        spans = plan(facts, analysis, index, _encoding(config).clips)
-        files = _written(item, config, spans, analysis, folder, alive)
-        assert files is not None
-    with contextlib.ExitStack() as stack:
-        if album is None:
-            album = stack.enter_context(Album(folder / "album"))
-            wanted = {pts for span in spans for pts in _kept(analysis, span)}
-            fill(item.path, wanted, config.limits, album, alive, analysis.decoding)
-        made = [_finish(item, config, facts, analysis, album, *pair) for pair in zip(spans, files, strict=True)]
-    return index.keyframes.tolist(), len(stretches), made
-
-
-def _encoding(config: CurationConfig) -> CurationConfig:
-    return from_json({**config.to_json(), "clips": {**asdict(config.clips), "method": "encode"}})
-
-
-def _written(
-    item: Item, config: CurationConfig, spans: list[Span], analysis: Analysis, folder: Path, alive: Alive
-) -> list[Path] | None:
-    """Write clips into the private folder; None where a copy turns out not to be one."""
-    files = [folder / f"{number}.mp4" for number in range(len(spans))]
-    copies = bool(spans) and spans[0].packets is not None
-    try:
-        make(item.path, spans, files, config.limits, config.clips, alive)
-    except (OSError, ValueError):  # a muxer that does not take these packets
-        if not copies:
-            raise
-        return None
-    if copies and config.clips.verify_every:
-        for span, file in list(zip(spans, files, strict=True))[:: config.clips.verify_every]:
-            if check(file, span, analysis):
-                return None
-            alive(0.0)
-    return files
-
-
-def _finish(
-    item: Item, config: CurationConfig, facts: Probe, analysis: Analysis, album: Album, span: Span, file: Path
-) -> ClipRow:
-    """Put a clip and its strip into their places and describe it."""
-    from kineograph.curation.duplicates import video_hash
-
-    out = Path(item.out)
-    recipe = f"{span.method}.{config.recipe}"
-    name = clip_id(item.source_id, facts.stream, span.start, span.end, facts.time_base, recipe)
-    strip = out / rows.strip_file(name)
-    write_strip(strip, _three(analysis, album, span, file))
-    row = _clip_row(item, config, facts, analysis, span, name)
-    row = {**row, "sha256": sha256_of(file), "phash": video_hash(read_strip(strip))}
-    move(file, out / rows.clip_file(name))
-    return ClipRow(**row)
-
-
-def _three(analysis: Analysis, album: Album, span: Span, file: Path) -> list[Any]:
-    """Return first, middle and last picture of a clip: from the album where it has the exact first frame."""
-    chosen = _kept(analysis, span)
-    return [album.at(pts) for pts in chosen] if chosen else pictures(file, LONG_SIDE)
-
-
-def _kept(analysis: Analysis, span: Span) -> list[int]:
-    """Return the time stamps of a clip's three pictures in the album; none where its first frame is not there.
-
-    The last one is the frame before the keyframe at which the clip ends, or at most half a second before the end; the
-    middle one lies within half a second of the middle.
-    """
-    moments = (span.start, (span.start + span.end) // 2, span.end)
-    found = [nearest(analysis.kept, pts, span.start, span.end) for pts in moments]
-    return [pts for pts in found if pts is not None] if found[0] == span.start else []
-
-
-def _clip_row(
-    item: Item, config: CurationConfig, facts: Probe, analysis: Analysis, span: Span, name: str
-) -> dict[str, Any]:
-    unit = Fraction(facts.time_base)
-    frames = sum(span.start <= pts < span.end for pts in analysis.pts)
-    duration = float((span.end - span.start) * unit)
-    first = analysis.pts[0]
-    width, height = _size_at(analysis, span.start)
-    motion = config.motion
-    return {
-        "clip_id": name,
-        "source_id": item.source_id,
-        "source_path": item.shown,
-        "path": rows.clip_file(name),
-        "start_pts": span.start,
-        "end_pts": span.end,
-        "time_base": facts.time_base,
-        "start": float((span.start - first) * unit),
-        "end": float((span.end - first) * unit),
-        "duration": duration,
-        "frames": frames,
-        "fps": frames / duration,
-        "width": width,
-        "height": height,
-        "interlaced": analysis.interlaced / len(analysis.pts),
-        "hdr": int(analysis.transfer in rows.HDR),
-        "method": span.method,
-        **scores(analysis.pairs, span.start, span.end),
-        "motion_algorithm": motion.algorithm,
-        "motion_size": analysis.flow_size,
-        "motion_fps": motion.fps if motion.algorithm != "none" else 0.0,
-        "licence": config.licence,
-        "caption": _caption(item, float((span.start - first) * unit), float((span.end - first) * unit)),
-    }
-
-
-def _caption(item: Item, start: float, end: float) -> str:
-    """Return the text of the listed stretch that covers most of a clip, or that of the whole film."""
-    from kineograph.curation.lists import ListedSource, Span
-
-    spans = tuple(Span(*listed) for listed in item.spans)
-    return ListedSource(Path(item.path), item.shown, item.caption, spans).caption_for(start, end)
-
-
-def _size_at(analysis: Analysis, pts: int) -> tuple[int, int]:
-    sizes = [[analysis.pts[0], analysis.width, analysis.height], *analysis.sizes]
-    return next((width, height) for at, width, height in reversed(sizes) if at <= pts)
-
-
 # Commitment ------------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +206,9 @@ def commit(
         longest = max((float((end - start) * unit) for start, end in shots(analysis)), default=0.0)
         reason = f"no clip of {config.clips.min_seconds:g} s fits between cuts; the longest shot has {longest:.2f} s"
     duration = float((analysis.end_pts - analysis.pts[0]) * unit)
+    shortest = Lengths.of(config.clips, facts.time_base).shortest
+    cut = [(clip.start_pts, clip.end_pts, clip.method) for clip in clips]
+    found: dict[str, Any] = lengths(analysis, cut, shortest, facts.time_base)
     row = SourceRow(
         **_named(item, config),
         status=status,
@@ -417,6 +234,7 @@ def commit(
         corrupt_frames=analysis.corrupt_frames,
         shots=stretches,
         clips=len(clips),
+        **found,
     )
     write_rows(rows.clips_part(out, item.source_id, config.fingerprint), clips, ClipRow)
     write_rows(rows.source_part(out, item.source_id, config.fingerprint), [row], SourceRow)

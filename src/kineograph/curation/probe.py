@@ -198,11 +198,17 @@ def examine(container: Any, limits: Limits) -> tuple[Any, Probe]:
 
 
 def _promised_seconds(container: Any, stream: Any) -> float | None:
-    """Return the header's length of the video; a whole container's length only where nothing else is in it."""
+    """Return the header's length of the video; a whole container's length only where nothing else is in it.
+
+    A container's length may count from 0 although its film begins later (Matroska as FFmpeg writes it), or from the
+    film's beginning (as mkvmerge writes it); the smaller one is promised either way.
+    """
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration and len(container.streams) == 1:
-        return container.duration / 1e6
+        late = max(float((stream.start_time or 0) * stream.time_base), 0.0)
+        seconds = container.duration / 1e6
+        return seconds - late if late < seconds else seconds
     return None
 
 

@@ -1,8 +1,8 @@
 """The report of a run: one HTML page beside the data, without scripts and without network.
 
-It shows what became of every source, how each score is distributed and what a selection's thresholds keep and drop,
-the clips on both sides of each threshold, where each film was cut, and the clips themselves. Pictures are the strips
-that lie beside it. All text that comes from files is escaped.
+It shows what became of every source and every second of it, how each score is distributed and what a selection's
+thresholds keep and drop, the clips on both sides of each threshold, where each film was cut, and the clips themselves.
+Pictures are the strips that lie beside it. All text that comes from files is escaped.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from kineograph.curation import select
+from kineograph.curation.accounts import by_source, footage_of
 from kineograph.curation.catalogue import Catalogue
 from kineograph.curation.export import caption_of
 from kineograph.curation.parts import place_text
 from kineograph.curation.pictures import CUT, DROPPED, GRADUAL, HOLE, KEPT, histogram, timeline
 from kineograph.curation.rows import FAILED, OK, strip_file
+from kineograph.curation.yields import LOSSES
 
 REPORT = "report.html"
 MAX_TIMELINES = 100
@@ -81,6 +83,7 @@ def write(out: str | Path, selection: str | None = None) -> Path:
         body = [
             _summary(out, sources, clips, chosen),
             _statuses(sources),
+            _yield(out),
             _histograms(catalogue, chosen, keep),
             _sides(catalogue, chosen),
             _timelines(sources, clips, keep),
@@ -131,6 +134,25 @@ def _statuses(sources: list[dict[str, Any]]) -> str:
     )
     table = f"<table><tr><th>file</th><th>status</th><th>reason</th></tr>{rows}</table>" if bad else ""
     return f"<h2>Sources</h2><p>{total}</p>{table}"
+
+
+def _yield(out: Path) -> str:
+    """Show where the seconds of footage went, in all and for each source."""
+    each = by_source(out)
+    lost = [name for name in LOSSES if any(one["lost"][name] for one in each)]
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("file", "in", "in shots", *lost, "in clips"))
+    lines = [("all", footage_of(out).to_json()), *((one["path"], one) for one in each[:MAX_TIMELINES])]
+    body = "".join(_yield_row(name, one, lost) for name, one in lines)
+    meaning = "; ".join(f"{name}: {LOSSES[name]}" for name in lost)
+    more = f" {len(each) - MAX_TIMELINES} more files are not shown." if len(each) > MAX_TIMELINES else ""
+    note = f"<p>Seconds; what is not in clips is lost. {escape(meaning)}{more}</p>"
+    return f"<h2>Yield</h2>{note}<table><tr>{head}</tr>{body}</table>"
+
+
+def _yield_row(name: str, one: dict[str, Any], lost: list[str]) -> str:
+    values = [one["in"], one["shots"], *(one["lost"][reason] for reason in lost), one["out"]]
+    cells = "".join(f"<td>{value:.3f}</td>" for value in values)
+    return f"<tr><td>{escape(name)}</td>{cells}</tr>"
 
 
 def _histograms(catalogue: Catalogue, chosen: select.Selection | None, keep: set[str] | None) -> str:

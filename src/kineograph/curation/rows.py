@@ -77,6 +77,12 @@ class SourceRow:
         corrupt_frames: Frames that the decoder marked as damaged.
         shots: Number of shots between cuts.
         clips: Number of clips.
+        clip_seconds: Seconds in clips. With all that is lost, the seconds from the first frame or damage to the last.
+        lost_transitions: Seconds in dissolves and fades.
+        lost_holes: Seconds in damaged stretches.
+        lost_corrupt: Seconds of shots of a film that is too damaged to be used.
+        lost_too_short: Seconds in shots too short for a clip.
+        lost_keyframes: Seconds of long enough shots that copies leave out, beside keyframes.
         licence: Licence of the content; empty is unknown.
         config: Fingerprint of the parameters that made this row.
     """
@@ -108,6 +114,12 @@ class SourceRow:
     corrupt_frames: int = 0
     shots: int = 0
     clips: int = 0
+    clip_seconds: float = 0.0
+    lost_transitions: float = 0.0
+    lost_holes: float = 0.0
+    lost_corrupt: float = 0.0
+    lost_too_short: float = 0.0
+    lost_keyframes: float = 0.0
     licence: str = ""
     config: str = ""
 
@@ -127,10 +139,12 @@ class ClipRow:
         start: Seconds after the source's first frame.
         end: The same for the end.
         duration: Seconds.
-        frames: Frames in the clip's file.
-        fps: Mean frames per second of the clip.
-        width: Displayed width in pixels.
-        height: Displayed height.
+        frames: Frames in the clip's file, as it is read.
+        fps: Mean frames per second of the clip's file.
+        width: Width in pixels of the pictures that are read from the file: upright, pixels as they are stored.
+        height: Height of the same.
+        aspect: Width of a pixel over its height, by which players stretch the pictures and readers do not;
+            `"aspect>=0.99" "aspect<=1.01"` selects square ones.
         interlaced: Share of the source's frames that hold two fields; `interlaced<=0` selects progressive film.
         hdr: 1 where the source's transfer characteristics are of high dynamic range, which is not tone mapped, else
             0; `hdr<=0` selects the others.
@@ -165,6 +179,7 @@ class ClipRow:
     width: int
     height: int
     method: str
+    aspect: float = 1.0
     interlaced: float = 0.0
     hdr: int = 0
     motion_mean: float = float("nan")
@@ -296,6 +311,7 @@ def seconds(pts: int, time_base: str) -> float:
 
 CONFIG_FILE = "config.json"
 FILES_FILE = "files.jsonl"
+SKIPPED_FILE = "skipped.txt"
 LOG_FILE = "log.jsonl"
 CLIPS, STRIPS, SELECTIONS, TEMPORARY = "clips", "strips", "selections", "tmp"
 PARTS_OF_SOURCES, PARTS_OF_CLIPS, PARTS_OF_SCORES = "parts/sources", "parts/clips", "parts/scores"

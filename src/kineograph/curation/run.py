@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kineograph._text import read_json
-from kineograph.curation import rows, sources, stretches
+from kineograph.curation import places, rows, sources, stretches
+from kineograph.curation.accounts import SUMMARY_FILE, Summary, summarise
 from kineograph.curation.config import CurationConfig, scorer_fingerprints
 from kineograph.curation.executors import Executor, executor
-from kineograph.curation.parts import count_rows, is_whole, place_text, read_part, sweep
-from kineograph.curation.pipeline import PARTS_OF_ANALYSES, Item, fail, join_scores, scores_of_some
+from kineograph.curation.items import Item
+from kineograph.curation.parts import count_rows, is_whole, read_part, sweep
+from kineograph.curation.pipeline import PARTS_OF_ANALYSES, fail, join_scores, scores_of_some
 from kineograph.curation.rows import PARTS_OF_CLIPS, PARTS_OF_SCORES, PARTS_OF_SOURCES
 from kineograph.curation.sources import Found
 from kineograph.curation.supervise import Allowance, Outcome
-from kineograph.errors import DataError, InputError
+from kineograph.errors import InputError
 
 if TYPE_CHECKING:
     from kineograph.curation.lists import Listing
@@ -37,55 +38,9 @@ STRETCH = "kineograph.curation.pipeline:stretch"
 SCORE = "kineograph.curation.pipeline:score"
 CLIPS_PER_TASK = 16
 """A source with more clips is scored in groups, side by side."""
-SUMMARY_FILE = "summary.json"
 
 Progress = Callable[[int, int, str, dict[str, int], float], None]
 """Called with units done, units in all, what is done, the number of sources by status, and multiples of real time."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a run.
-
-    Attributes:
-        sources: Files: `in`, `ok`, `filtered` and `failed`.
-        statuses: Files by status.
-        clips: Clips in all.
-        seconds: Seconds of film in the clips.
-        computed: Sources worked on in this run; the others were done before.
-        scored: Clips scored in this run, by scorer.
-        unscored: Sources that a scorer failed on, by scorer, with the first reason.
-        manifest: The manifest, or empty where there is no clip.
-        out: The output folder.
-        elapsed: Wall time in seconds.
-    """
-
-    sources: dict[str, int]
-    statuses: dict[str, int]
-    clips: int
-    seconds: float
-    computed: int
-    scored: dict[str, int] = field(default_factory=dict)
-    unscored: dict[str, str] = field(default_factory=dict)
-    manifest: str = ""
-    out: str = ""
-    elapsed: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the summary as plain data."""
-        return asdict(self)
-
-    def summary(self) -> str:
-        """Return the summary in words."""
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
-        lines = [
-            f"{self.sources['in']} sources: {counts}",
-            f"{self.clips} clips, {self.seconds:.1f} s of film",
-            f"{self.computed} sources worked on in {self.elapsed:.1f} s",
-            *(f"scorer {name} failed: {reason}" for name, reason in self.unscored.items()),
-            self.manifest or f"no clip; the reasons are in the report: kineograph curate report {self.out}",
-        ]
-        return "\n".join(lines)
 
 
 def curate(
@@ -95,6 +50,7 @@ def curate(
     *,
     resume: bool = False,
     retry: bool = False,
+    overwrite: bool = False,
     executor_name: str = "local",
     workers: int | None = None,
     media: str | Path | None = None,
@@ -109,6 +65,7 @@ def curate(
         config: What to compute; defaults where None.
         resume: Go on in a folder that holds results; what is done with the same parameters is kept.
         retry: Work again on sources that failed by accident (`rows.ACCIDENTS`) when going on.
+        overwrite: Start anew in a folder that holds results, or another data set, whose manifest goes.
         executor_name: `"local"`, `"ray"` or `"inline"`.
         workers: Films worked on side by side.
         media: Where the films of a list are; the list's own folder where None.
@@ -119,17 +76,24 @@ def curate(
         The counts.
 
     Raises:
-        InputError: `raw` does not exist, or `out` holds results and `resume` is False.
+        InputError: `raw` does not exist or holds no film, or `out` holds something and neither `resume` nor
+            `overwrite` is given.
     """
     started, config, root, place = time.monotonic(), config or CurationConfig(), Path(raw), Path(out)
-    _check_places(root, place, resume)
+    places.check(root, place, config, resume=resume, overwrite=overwrite)
+    listing = sources.listing(root, media)
+    survey = sources.survey(root, listing)
     place.mkdir(parents=True, exist_ok=True)
     with _locked(place):
+        if overwrite:
+            places.clear(place)
         shutil.rmtree(place / rows.TEMPORARY, ignore_errors=True)  # what a kill left behind
         engine = executor(executor_name, workers)
-        _remember(place, config)
-        listing = sources.listing(root, media)
-        found = sources.identify(root, place, listing)
+        changed = places.remember(place, config)
+        known = sources.copies(place)
+        found = sources.identify(survey.found, place)
+        _log_copies(found, place, known)
+        sources.note_skipped(survey.skipped, place)
         if retry:
             _forget_accidents(found, place, config)
         todo, computed = _todo(found, place, config, listing), 0
@@ -139,17 +103,9 @@ def curate(
             tell(*_settle(item, outcome, place))
         scored, unscored = _score(engine, found, place, config, progress)
         stretches.forget(place)
-        return _finish(found, place, config, computed, scored, unscored, started)
-
-
-def _check_places(root: Path, out: Path, resume: bool) -> None:
-    if not root.exists():
-        raise InputError(f"There is no file or folder '{root}' to curate.")
-    inside = out.resolve()
-    if root.is_dir() and (inside == root.resolve()):
-        raise InputError(f"The output folder '{out}' is the raw folder itself. Name another one with -o.")
-    if (out / rows.CONFIG_FILE).exists() and not resume:
-        raise InputError(f"'{out}' holds the results of a run. Add --resume to go on with it, or name another folder.")
+        whole = {"computed": computed, "scored": scored, "unscored": unscored, "changed": changed}
+        skipped = sources.endings(survey.skipped)
+        return summarise(found, place, config, Summary(**whole, skipped=skipped), started)
 
 
 @contextlib.contextmanager
@@ -161,13 +117,6 @@ def _locked(out: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"Another run is writing into '{out}'. Wait for it, or name another folder.") from error
         yield
-
-
-def _remember(out: Path, config: CurationConfig) -> None:
-    """Write the configuration and its fingerprints, by which the catalogue chooses parts."""
-    prints = {"config": config.fingerprint, "analysis": config.analysis_fingerprint}
-    content = config.to_json() | {"fingerprints": {**prints, "scorers": scorer_fingerprints(config)}}
-    place_text(out / rows.CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _allowance(config: CurationConfig) -> Allowance:
@@ -208,10 +157,23 @@ def _settle(item: dict[str, Any], outcome: Outcome, out: Path) -> tuple[str, flo
     """Make sure that an item has its part, note what it cost, and return its status and seconds of film."""
     result = outcome.result if outcome.status == "done" else fail(item, outcome.status, outcome.reason)
     entry = {"source_id": item["source_id"], "path": item["shown"], "status": result["status"]}
+    entry |= {"reason": result["reason"], "clips": result["clips"]}
     entry |= {"seconds": round(outcome.seconds, 3), "film_seconds": result["seconds"], "log": outcome.log}
+    _log(entry, out)
+    return result["status"], result["seconds"]
+
+
+def _log_copies(found: list[Found], out: Path, known: dict[str, str]) -> None:
+    """Note why files with the bytes of another are filtered, once for each."""
+    for one, twin in zip(found, sources.twins(found), strict=True):
+        if twin and known.get(one.shown) != twin:
+            entry = {"source_id": one.source_id, "path": one.shown, "status": rows.FILTERED}
+            _log({**entry, "reason": f"the same bytes as {twin}", "clips": 0}, out)
+
+
+def _log(entry: dict[str, Any], out: Path) -> None:
     with (out / rows.LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-    return result["status"], result["seconds"]
 
 
 def _processed(
@@ -305,96 +267,6 @@ def _is_scored(item: dict[str, Any]) -> bool:
 def _count_clips(one: Found, out: Path, config: CurationConfig) -> int:
     part = rows.clips_part(out, one.source_id, config.fingerprint)
     return count_rows(part) if is_whole(part) else 0
-
-
-# The end ---------------------------------------------------------------------------------------------------------
-
-
-def _finish(
-    found: list[Found],
-    out: Path,
-    config: CurationConfig,
-    computed: int,
-    scored: dict[str, int],
-    unscored: dict[str, str],
-    started: float,
-) -> Summary:
-    """Count every file once, write the manifest, and return the summary; unchanged parts are not read again."""
-    state = _state(found, out, config)
-    stored = _stored(out, state)
-    if stored is None:
-        statuses, clips, seconds = _accounts(found, out, config)
-        manifest = _manifest(out, clips)
-        stored = {"state": state, "statuses": statuses, "clips": clips, "seconds": seconds, "manifest": manifest}
-        place_text(out / SUMMARY_FILE, json.dumps(stored, indent=2) + "\n")
-    statuses = stored["statuses"]
-    failed = sum(count for status, count in statuses.items() if status in rows.FAILED)
-    counts = {"in": len(found), "ok": statuses.get(rows.OK, 0), "filtered": statuses.get(rows.FILTERED, 0)}
-    counts["failed"] = failed
-    assert counts["in"] == counts["ok"] + counts["filtered"] + counts["failed"], (counts, statuses)
-    return Summary(
-        sources=counts,
-        statuses=statuses,
-        clips=stored["clips"],
-        seconds=stored["seconds"],
-        computed=computed,
-        scored=scored,
-        unscored=unscored,
-        manifest=str(out / stored["manifest"]) if stored["manifest"] else "",
-        out=str(out),
-        elapsed=time.monotonic() - started,
-    )
-
-
-def _state(found: list[Found], out: Path, config: CurationConfig) -> str:
-    """Return a hash of what the summary and manifest follow from: the sources and the names of their parts."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([config.fingerprint, [[one.shown, one.source_id] for one in found]]).encode())
-    for name, made in scorer_fingerprints(config).items():
-        folder = out / PARTS_OF_SCORES / name
-        there = (
-            sorted(p.name for p in folder.iterdir() if p.name.endswith(f".{made}.parquet")) if folder.is_dir() else []
-        )
-        digest.update(json.dumps([name, there]).encode())
-    return digest.hexdigest()
-
-
-def _stored(out: Path, state: str) -> dict[str, Any] | None:
-    """Return the last run's summary if it is of the same state and its manifest is there."""
-    try:
-        stored = read_json(out / SUMMARY_FILE)
-    except DataError:
-        return None
-    whole = stored.get("state") == state and (not stored["manifest"] or (out / stored["manifest"]).exists())
-    return stored if whole else None
-
-
-def _accounts(found: list[Found], out: Path, config: CurationConfig) -> tuple[dict[str, int], int, float]:
-    """Return files by status, clips, and seconds of clips; a second file with the same bytes is filtered."""
-    statuses, clips, seconds = Counter[str](), 0, 0.0
-    for one, twin in zip(found, sources.twins(found), strict=True):
-        if twin:
-            statuses[rows.FILTERED] += 1
-            continue
-        row = read_part(rows.source_part(out, one.source_id, config.fingerprint))[0]
-        statuses[row["status"]] += 1
-        clips += row["clips"]
-        if row["clips"]:
-            made = read_part(rows.clips_part(out, one.source_id, config.fingerprint))
-            seconds += sum(clip["duration"] for clip in made)
-    return dict(sorted(statuses.items())), clips, seconds
-
-
-def _manifest(out: Path, clips: int) -> str:
-    """Write the manifest of all clips; none where there is no clip."""
-    from kineograph.curation.duplicates import find as find_copies
-    from kineograph.curation.export import MANIFEST, manifest
-
-    if not clips:
-        (out / MANIFEST).unlink(missing_ok=True)
-        return ""
-    find_copies(out)
-    return manifest(out).name
 
 
 # Sweeping --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,33 @@ PRESETS: dict[str, tuple[str, ...]] = {
 """Published rules. `svd`: what the votes of SVD's study chose (app. E.2.2: motion 25 %, aesthetics 25 %, CLIP 50 %, the
 25 % with most text). `svd-f`: the same with text as an area of at most 7 %, as the final LVD-F states it (app. C); the
 paper gives both. `svd-standin`: the rules of `svd` on the offline stand-ins, which are not SVD's scores."""
+
+GIVEN_BY = {
+    **dict.fromkeys(
+        ("clip_similarity", "aesthetic"),
+        "--similarity clip:FOLDER,HEAD, with a CLIP model and LAION's aesthetic head in files of yours (--captions, "
+        "too, for clip_similarity). Without weights, --similarity standin measures clip_similarity_standin and "
+        "aesthetic_standin, by which the preset svd-standin selects",
+    ),
+    **dict.fromkeys(
+        ("clip_similarity_standin", "aesthetic_standin"),
+        "--similarity standin; clip_similarity_standin wants captions too (--captions)",
+    ),
+    "text_area": 'the scorer "text_area" of the configuration, which is on unless it says otherwise',
+    "overlay": 'the scorer "overlay" of the configuration, which is on unless it says otherwise',
+}
+"""What measures an axis: flags of `kineograph curate RAW -o OUT --resume`."""
+
+_ALSO_CALLED = {
+    **dict.fromkeys(("motion", "flow", "movement"), "motion_mean"),
+    **dict.fromkeys(("text", "ocr", "letters"), "text_area"),
+    **dict.fromkeys(("marks", "mark", "watermark", "logo"), "overlay"),
+    **dict.fromkeys(("similarity", "clip"), "clip_similarity"),
+    **dict.fromkeys(("aesthetics", "beauty"), "aesthetic"),
+    **dict.fromkeys(("length", "seconds"), "duration"),
+    **dict.fromkeys(("duplicate", "duplicates", "copies"), "duplicate_of"),
+}
+"""Words for axes that are not their names."""
 
 _RULE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=)\s*(p?)([-+0-9.eE]+)\s*")
 _NONE_RULE = re.compile(r"\s*([A-Za-z_]\w*)\s+is\s+none\s*", re.IGNORECASE)
@@ -118,6 +145,9 @@ class Frozen:
         drops: Clips that fail this rule, with or without the others.
         drops_alone: Clips that fail this rule only.
         missing: Clips without a value on this axis; they fail it, and are counted in `drops`.
+        lost: Clips that fail this rule and none before it; with `Selection.kept`, these are the population.
+        lost_seconds: Their length.
+        constant: Whether all clips have one and the same value, by which no percentile can choose.
     """
 
     axis: str
@@ -127,6 +157,9 @@ class Frozen:
     drops: int
     drops_alone: int
     missing: int
+    lost: int = 0
+    lost_seconds: float = 0.0
+    constant: bool = False
 
     def passes(self, values: np.ndarray) -> np.ndarray:
         """Tell which values the rule lets through; NaN fails, except for `"is none"`, which wants it."""
@@ -175,6 +208,9 @@ class Selection:
             number = "" if one.operator == NONE else f" = {one.threshold:.4g}"
             lacking = f", {one.missing} of them without a value" if one.missing and one.operator != NONE else ""
             lines.append(f"  {one.rule}{number}: drops {one.drops}{lacking}; {one.drops_alone} by this rule alone")
+            lines[-1] += f"; {one.lost_seconds:.1f} s lost here" if one.lost else ""
+            if one.constant:
+                lines.append(f"  every clip has the same value of '{one.axis}', so '{one.rule}' cannot choose")
         return "\n".join(lines)
 
 
@@ -192,7 +228,7 @@ def run(out: str | Path, rules: str | Sequence[str | Rule], name: str = "default
     """
     parsed = parse_rules(rules)
     with Catalogue(out) as catalogue:
-        axes = {rule.axis: values_of(catalogue, rule.axis) for rule in parsed}
+        axes = {rule.axis: _values(catalogue, rule) for rule in parsed}
         return _selected(Path(out), _name(name), catalogue, [_freeze(rule, axes[rule.axis]) for rule in parsed], axes)
 
 
@@ -248,6 +284,25 @@ def kept(out: str | Path, name: str = "default") -> list[str]:
     return ids
 
 
+def _values(catalogue: Catalogue, rule: Rule) -> np.ndarray:
+    """Return the values on a rule's axis.
+
+    Raises:
+        InputError: There is no such axis; the message names the one that was meant.
+        DataError: The axis was not measured; the message names what measures it.
+    """
+    axis, known = rule.axis, {*catalogue.columns(), "duplicate_of"}
+    if axis not in known and axis in GIVEN_BY:
+        raise DataError(f"'{axis}' was not measured on the clips of '{catalogue.out}'. It comes from {GIVEN_BY[axis]}.")
+    meant = _ALSO_CALLED.get(axis.lower())
+    if axis not in known and meant:
+        like = (name for name in catalogue.axes() if name.startswith(f"{axis.lower()}_") and name != meant)
+        others = sorted(name for name in like if not name.endswith("_fps"))
+        also = f" (or {', '.join(others)})" if others else ""
+        raise InputError(f"There is no axis '{axis}'. Write '{replace(rule, axis=meant)}'{also}.")
+    return values_of(catalogue, axis)
+
+
 def values_of(catalogue: Catalogue, axis: str) -> np.ndarray:
     """Return a column's numbers; of a text column, 0 where it holds something and NaN where it is null."""
     kind = catalogue.columns().get(axis)
@@ -269,12 +324,16 @@ def threshold(rule: Rule, values: np.ndarray) -> float:
     if rule.operator == NONE or not rule.percentile:
         return rule.value
     if not len(known):
-        raise DataError(f"No clip has a value of '{rule.axis}', so it has no percentiles. Run its scorer first.")
+        how = GIVEN_BY.get(rule.axis, "the scorer that is named like it")
+        raise DataError(f"No clip has a value of '{rule.axis}', so it has no percentiles. It comes from {how}.")
     return float(np.percentile(known, rule.value))
 
 
 def _freeze(rule: Rule, values: np.ndarray) -> Frozen:
-    return Frozen(rule.axis, rule.operator, threshold(rule, values), str(rule), 0, 0, int(np.isnan(values).sum()))
+    known = values[~np.isnan(values)]
+    constant = rule.percentile and len(known) > 1 and not np.ptp(known)
+    missing = len(values) - len(known)
+    return Frozen(rule.axis, rule.operator, threshold(rule, values), str(rule), 0, 0, missing, constant=bool(constant))
 
 
 def _selected(
@@ -285,17 +344,17 @@ def _selected(
     passed = np.array([rule.passes(axes[rule.axis]) for rule in rules]).reshape(len(rules), len(ids))
     keep = np.asarray(passed.all(0))
     failures = (~passed).sum(0)
+    first = np.where(passed.all(0), -1, (~passed).argmax(0)) if rules else np.full(len(ids), -1)
     counted = [
-        Frozen(
-            rule.axis,
-            rule.operator,
-            rule.threshold,
-            rule.rule,
-            int((~ok).sum()),
-            int((~ok & (failures == 1)).sum()),
-            int(np.isnan(axes[rule.axis]).sum()),
+        replace(
+            rule,
+            drops=int((~ok).sum()),
+            drops_alone=int((~ok & (failures == 1)).sum()),
+            missing=int(np.isnan(axes[rule.axis]).sum()),
+            lost=int((first == number).sum()),
+            lost_seconds=float(seconds[first == number].sum()),
         )
-        for rule, ok in zip(rules, passed, strict=True)
+        for number, (rule, ok) in enumerate(zip(rules, passed, strict=True))
     ]
     if not keep.any():
         strict = max(counted, key=lambda one: one.drops)

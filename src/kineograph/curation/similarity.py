@@ -25,6 +25,7 @@ from kineograph.curation.ids import fingerprint, sha256_of
 from kineograph.errors import InputError, WeightsError, unknown
 
 VERSION = 1
+STANDIN_VERSION = 2
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel mean and standard deviation of CLIP's training images (openai/CLIP, `clip.py`)."""
@@ -221,8 +222,8 @@ class StandinSimilarity:
     """Offline stand-in for both scores, from picture statistics; not CLIP, and not an aesthetic predictor.
 
     `aesthetic_standin`, from 0 to 1, is the mean of colourfulness (Hasler and Suesstrunk 2003), contrast, sharpness and
-    exposure. `clip_similarity_standin`, from 0 to 1, is the share of the caption's words for colours and brightness
-    that the frames bear out; null for captions without such words.
+    exposure. `clip_similarity_standin`, from 0 to 1, is the mean cosine between the colours and the brightness that the
+    caption names and those of the frames; null for captions without such words.
     """
 
     name = "standin"
@@ -232,7 +233,7 @@ class StandinSimilarity:
     @property
     def fingerprint(self) -> str:
         """Of code."""
-        return fingerprint("standin", VERSION, [])
+        return fingerprint("standin", STANDIN_VERSION, [])
 
     def score(self, strip: np.ndarray, row: dict[str, Any]) -> dict[str, float | None]:
         """Measure one clip; see `ClipSimilarity.score`."""
@@ -251,16 +252,28 @@ def looks_of(frame: np.ndarray) -> float:
 
 
 def colour_agreement(strip: np.ndarray, text: str) -> float | None:
-    """Share of a text's colour and brightness words that the frames bear out; None where it has none.
+    """Return the mean cosine of a text's colour and brightness words with the frames; None where it has none.
 
-    A colour counts if it covers at least a twentieth of some frame.
+    A frame's vector holds the share of each colour, and 1 for the word of its brightness; a text's holds 1 for each of
+    these words. So a text agrees as far as its colours fill the picture, also one that was made from the same picture.
     """
     words = {word.strip(".,;:!?'\"()").lower() for word in text.split()}
     shares = [colour_shares(frame) for frame in strip]
-    shown = {name for one in shares for name, share in one.items() if share >= 0.05}
-    shown |= {brightness_word(frame) for frame in strip}
-    spoken = words & ({*shares[0]} | {"dark", "bright"})
-    return len(spoken & shown) / len(spoken) if spoken else None
+    spoken = np.array([float(word in words) for word in (*shares[0], *_LIGHT)])
+    if not spoken.any():
+        return None
+    shown = np.array([[*one.values(), *_brightness(frame)] for one, frame in zip(shares, strip, strict=True)])
+    for part in (slice(None, -len(_LIGHT)), slice(-len(_LIGHT), None)):
+        shown[:, part] *= spoken[part].any()  # a text that says nothing of one is not measured by it
+    lengths = np.linalg.norm(shown, axis=1) * np.linalg.norm(spoken)
+    return float((shown @ spoken / np.maximum(lengths, 1e-12)).mean())
+
+
+_LIGHT = ("dark", "bright")
+
+
+def _brightness(frame: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(brightness_word(frame) == word) for word in _LIGHT)
 
 
 def from_spec(spec: str) -> ClipSimilarity | StandinSimilarity:

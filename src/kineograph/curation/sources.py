@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from kineograph.curation import rows
 from kineograph.curation.ids import printable, source_id, text_id
 from kineograph.curation.parts import place_text
 from kineograph.curation.rows import PARTS_OF_SOURCES
+from kineograph.errors import InputError
 
 if TYPE_CHECKING:
     from kineograph.curation.lists import ListedSource, Listing
@@ -23,6 +27,24 @@ SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".tsv", ".srt", ".vtt",
 
 LISTS = frozenset({".csv", ".tsv", ".jsonl"})
 """Suffixes of lists of films."""
+
+FILMS = frozenset(
+    (
+        *(".3g2", ".3gp", ".264", ".265", ".apng", ".asf", ".av1", ".avi", ".divx", ".dv", ".f4v"),
+        *(".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg"),
+        *(".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut"),
+        *(".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+    )
+)
+"""Suffixes of films; files with others are films where they begin as one."""
+
+_PICTURES_AND_SOUND = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"M4A ", b"M4B ")
+"""Brands of ISO files that hold pictures or sound (mp4ra.org, brands)."""
+_BEGINNINGS = (
+    *(b"\x1aE\xdf\xa3", b"FLV\x01", b"\0\0\1\xba", b"\0\0\1\xb3"),
+    *(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"YUV4MPEG2", b"DKIF"),
+)
+"""First bytes of Matroska, FLV, MPEG program and video streams, ASF, YUV4MPEG2 and IVF."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +75,103 @@ def listing(root: Path, media: str | Path | None) -> Listing | None:
     return read(root, media)
 
 
-def find(root: Path, listed: Listing | None = None) -> list[Found]:
-    """List the files below a folder, by path; files that describe a film beside them are left out, hidden ones too."""
+@dataclass(frozen=True)
+class Survey:
+    """What lies below a raw folder.
+
+    Attributes:
+        found: The sources, by path.
+        skipped: Paths of files that are no films by name nor content, and describe none beside them, relative to the
+            folder, printable, in order.
+    """
+
+    found: list[Found]
+    skipped: list[str]
+
+
+def survey(root: Path, listed: Listing | None = None) -> Survey:
+    """List the files below a folder; those that describe a film beside them are left out, hidden ones too.
+
+    Raises:
+        InputError: There is no source.
+    """
     if listed is not None:
         base = root.parent
         paths = [source.path for source in listed.sources]
-        return sorted((_found(str(p), os.path.relpath(p, base), p.parent) for p in paths), key=lambda one: one.shown)
+        return Survey(_sorted((str(p), os.path.relpath(p, base), p.parent) for p in paths), [])
     if not root.is_dir():
-        return [_found(str(root), root.name, root.parent)]
-    names: list[str] = []
+        return Survey([_found(str(root), root.name, root.parent)], [])
+    films, others = [], []
+    for name in _names(root):
+        (films if is_film(name) else others).append(name)
+    skipped = sorted(printable(os.path.relpath(name, root)) for name in others)
+    if not films:
+        raise InputError(
+            f"There is no film in '{root}': {_others(skipped)}. Looked for files that end in "
+            f"{', '.join(sorted(FILMS))}, and for others that begin as films do."
+        )
+    return Survey(_sorted((name, os.path.relpath(name, root), root) for name in films), skipped)
+
+
+def _sorted(files: Iterable[tuple[str, str, Path]]) -> list[Found]:
+    return sorted((_found(*one) for one in files), key=lambda one: one.shown)
+
+
+def _others(skipped: list[str]) -> str:
+    if not skipped:
+        return "it holds no file"
+    return f"its {len(skipped)} files are something else ({in_words(endings(skipped))})"
+
+
+def endings(names: Iterable[str]) -> dict[str, int]:
+    """Count names by suffix, most frequent first."""
+    return dict(Counter(Path(name).suffix.lower() or "no ending" for name in names).most_common())
+
+
+def in_words(counts: dict[str, int]) -> str:
+    """Write counts by suffix, such as `".txt 2, .jpg 1"`."""
+    return ", ".join(f"{ending} {count}" for ending, count in counts.items())
+
+
+def _names(root: Path) -> Iterator[str]:
+    """Yield the files below a folder that may be films."""
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if Path(folder, rows.CONFIG_FILE).exists() and Path(folder, PARTS_OF_SOURCES).is_dir():
-            below.clear()  # the output folder of a run
+        if is_output(Path(folder)):
+            below.clear()
             continue
         films = {Path(name).stem for name in files if Path(name).suffix.lower() not in SIDECARS}
         shown = (name for name in files if not name.startswith("."))
-        names += [os.path.join(folder, n) for n in shown if not _is_sidecar(n, films)]  # noqa: PTH118
-    return sorted((_found(name, os.path.relpath(name, root), root) for name in names), key=lambda one: one.shown)
+        yield from (os.path.join(folder, n) for n in shown if not _is_sidecar(n, films))  # noqa: PTH118
+
+
+def is_output(folder: Path) -> bool:
+    """Whether a folder is the output folder of a run."""
+    return (folder / rows.CONFIG_FILE).exists() and (folder / PARTS_OF_SOURCES).is_dir()
+
+
+def is_film(path: str) -> bool:
+    """Whether a file is taken for a film: by its suffix, or by its first bytes."""
+    if Path(path).suffix.lower() in FILMS:
+        return True
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            return False
+        with open(path, "rb") as file:  # noqa: PTH123
+            head = file.read(200)
+    except OSError:
+        return False
+    return begins_as_film(head)
+
+
+def begins_as_film(head: bytes) -> bool:
+    """Whether a file's first 200 bytes are those of a film."""
+    if head[4:8] == b"ftyp":
+        return head[8:12] not in _PICTURES_AND_SOUND
+    if head[4:8] in (b"moov", b"mdat", b"wide") or head[8:12] == b"AVI ":
+        return True
+    transport = any(head[at : at + 1] == head[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192)))
+    return transport or head.startswith(_BEGINNINGS)
 
 
 def _is_sidecar(name: str, films: set[str]) -> bool:
@@ -91,17 +192,33 @@ def _found(path: str, relative: str, root: Path) -> Found:
     return Found(path, shown, key)
 
 
-def identify(root: Path, out: Path, listed: Listing | None = None) -> list[Found]:
-    """List the sources with their ids; only files that changed since the last run are read."""
+def identify(found: Sequence[Found], out: Path) -> list[Found]:
+    """Give the sources their ids; only files that changed since the last run are read."""
     known = _known(out)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda one: _identified(one, known), find(root, listed)))
-    lines = [json.dumps({**asdict(one), "duplicate_of": twin}) for one, twin in zip(found, twins(found), strict=True)]
+        named = list(pool.map(lambda one: _identified(one, known), found))
+    lines = [json.dumps({**asdict(one), "duplicate_of": twin}) for one, twin in zip(named, twins(named), strict=True)]
     content = "".join(line + "\n" for line in lines)
     target = out / rows.FILES_FILE
     if not target.exists() or target.read_text(encoding="utf-8") != content:
         place_text(target, content)
-    return found
+    return named
+
+
+def copies(out: Path) -> dict[str, str]:
+    """Return the files of the last run whose bytes are those of another, with the other's path."""
+    file = out / rows.FILES_FILE
+    entries = (entry for _, entry in read_json_lines(file)) if file.exists() else ()
+    return {entry["shown"]: entry["duplicate_of"] for entry in entries if entry["duplicate_of"]}
+
+
+def note_skipped(skipped: list[str], out: Path) -> None:
+    """List the files that were left alone, one a line; no list where there are none."""
+    file = out / rows.SKIPPED_FILE
+    if skipped:
+        place_text(file, "".join(json.dumps(name, ensure_ascii=False)[1:-1] + "\n" for name in skipped))
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _known(out: Path) -> dict[tuple[int, ...], str]:

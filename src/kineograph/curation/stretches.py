@@ -24,7 +24,7 @@ from kineograph.curation.album import Album
 from kineograph.curation.analyse import KEYFRAME_RATE, Alive, Analysis, Damage, Pass, admit, decoded, judge
 from kineograph.curation.config import CurationConfig, CutConfig, Decoding, Limits, MotionConfig
 from kineograph.curation.cuts import Cuts, Sketch, detector
-from kineograph.curation.keyframes import Index
+from kineograph.curation.keyframes import Index, packets_from
 from kineograph.curation.parts import read_part, write_part
 from kineograph.curation.probe import Probe, Rejected, examine, footage
 from kineograph.curation.rows import schema_of
@@ -32,8 +32,6 @@ from kineograph.curation.rows import schema_of
 FOLDER = "stretches"
 OVERLAP = 16
 """Frames of the next stretch that a stretch decodes too; more than a decoder reorders (16 in H.264, Annex A.3.1)."""
-_SEEK_SECONDS = (0.0, 1.0, 10.0)
-"""How far before a keyframe to look for its packet; containers without an index seek roughly."""
 
 
 @dataclass(frozen=True)
@@ -205,18 +203,10 @@ def _packets(container: Any, stream: Any, stretch: Stretch) -> Iterator[Any] | N
 
 
 def _from_keyframe(container: Any, stream: Any, stretch: Stretch) -> Iterator[Any]:
-    for back in _SEEK_SECONDS:
-        container.seek(stretch.dts - int(back / stream.time_base), stream=stream, backward=True)
-        source = container.demux(stream)
-        for packet in source:
-            if packet.pts is None or not packet.is_keyframe or packet.pts < stretch.start:
-                continue
-            if packet.pts > stretch.start:
-                break
-            yield packet
-            yield from source
-            return
-    raise Unsure("its keyframe cannot be found again")
+    try:
+        yield from packets_from(container, stream, stretch.start, stretch.dts)
+    except LookupError as error:
+        raise Unsure(str(error)) from error
 
 
 # As a task -------------------------------------------------------------------------------------------------------

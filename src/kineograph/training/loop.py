@@ -265,8 +265,7 @@ class Trainer:
         folder = self.run_dir / "checkpoints" / START
         if not self.task.part or not self.accelerator.is_main_process:
             return
-        places = (folder, self.run_dir / "model") if self.config.resume else ()
-        if not any((place / MODEL_INDEX).is_file() for place in places):
+        if not any((place / MODEL_INDEX).is_file() for place in (folder, self.run_dir / "model")):
             self._write_model(folder)
 
     def _write_model(self, folder: Path) -> None:
@@ -350,19 +349,10 @@ class Trainer:
         )
 
     def _check_directory(self) -> None:
-        """Refuse to overwrite another run, or anything else that bears a name of ours."""
-        if self.config.resume:
-            return
-        if checkpoint.checkpoints(self.run_dir):
+        """Refuse to overwrite another run."""
+        if not self.config.resume and checkpoint.checkpoints(self.run_dir):
             raise DataError(
                 f"'{self.run_dir}' already holds a run. Continue it with --resume, or choose another --output-dir."
-            )
-        held = {"model": "a model", MODEL_INDEX: "a model", "manifest.jsonl": "a data set"}
-        held |= {} if _is_record(self.run_dir / "config.json") else {"config.json": "something else"}
-        found = [what for name, what in held.items() if (self.run_dir / name).exists()]
-        if found:
-            raise DataError(
-                f"'{self.run_dir}' holds {found[0]}, which is not overwritten; choose another --output-dir."
             )
 
     def _record(self) -> None:
@@ -425,14 +415,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _is_record(file: Path) -> bool:
-    """Say whether a file is what a run wrote down of itself."""
-    try:
-        return {"task", "config", "versions"} <= json.loads(file.read_bytes()).keys()
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def versions() -> dict[str, str]:

@@ -170,7 +170,7 @@ def autoencoder_task(
     data.refuse_prompts("autoencoder")
     fresh = {"patch": config.patch, "channels": config.channels, "latent_channels": config.latent_channels}
     network = load_autoencoder(base).train() if base is not None else build_autoencoder(**fresh)
-    data.check_size(network)
+    network.check_size(data.size, data.size)
     frames = data.store(progress)
     task = AutoencoderTask(network, frames, data.validated(frames), decoder_only=base is not None)
     task.notes = about_data(task.store, task.held_out)
@@ -189,7 +189,7 @@ def latent_image_task(
         progress: Called while caches are made.
     """
     vae = load_autoencoder(autoencoder)
-    data.check_size(vae)
+    vae.check_size(data.size, data.size)
     text = load_text_encoder(minilm_folder())
     unet = build_image_unet(
         latent_channels=vae.latent_channels,
@@ -227,7 +227,6 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     model = image_or_video(base)
     if not isinstance(model.text, TextEncoder):
         raise InputError(f"'{base}' has two text encoders; a draft is for models with one.")
-    data.check_size(model.autoencoder)
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress)
     model.settings = replace(model.settings, draft_until=config.until)
@@ -288,7 +287,6 @@ def decoder_task(
     data.refuse_balance("decoder")
     data.refuse_prompts("decoder")
     model = image_or_video(base)
-    data.check_size(model.autoencoder)
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress) if config.drafts else None
     task = DecoderTask(
@@ -340,7 +338,7 @@ def latent_video_task(
     num_frames = _frames(chosen, config)
     if num_frames < 2:
         raise InputError(f"--num-frames must be at least 2 for a system, whose layers learn motion, not {num_frames}.")
-    data.check_size(model.autoencoder)
+    model.autoencoder.check_size(data.size, data.size)
     settings = replace(
         model.settings,
         name=f"{chosen.name}",

@@ -78,7 +78,6 @@ def stage_task(
     stage = STAGES[STAGE_OF[preset]]
     parts = _opened(base)
     _check_order(parts, stage, base)
-    data.check_size(parts.autoencoder)
     frames = stage.frames if config.num_frames is None else config.num_frames
     if stage.given != "text":
         data.refuse_prompts(f"{system.name}, {preset}")
