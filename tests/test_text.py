@@ -1,6 +1,9 @@
 """Text is read the same wherever people write it: marks, line ends, encodings, and errors that name the place."""
 
+import contextlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,20 @@ def test_what_cannot_be_opened_is_an_error_of_the_callers_kind(tmp_path):
     for place in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match="cannot be read"):
             read_text(place, InputError)
+
+
+@pytest.mark.parametrize(
+    ("content", "fails"), [(b"\xef\xbb\xbfa cat\r\n", False), (b"caf\xe9\n", True), (b"a\0", True)]
+)
+def test_a_pipe_is_read_once(tmp_path, content, fails):
+    """As `--prompts <(command)` gives it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    with pytest.raises(DataError, match="pipe") if fails else contextlib.nullcontext():
+        assert read_words(pipe) == ["a cat"]
+    writer.join()
 
 
 def test_json_errors_count_lines(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -179,10 +180,12 @@ def open_source(path: str | Path) -> Source:
     from kineograph._pictures import open_folder, open_picture
 
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         raise MediaError(f"There is no file or folder '{path}'{_neighbour(path)}")
     if path.is_dir():
         return open_folder(path)
+    if not path.is_file():  # a pipe would wait for ever, a device never end
+        raise MediaError(f"'{path}' is neither a file nor a folder, but a device or a pipe.")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -200,7 +203,7 @@ def open_source(path: str | Path) -> Source:
 def _neighbour(path: Path) -> str:
     from kineograph.errors import nearest
 
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # noqa: PTH112
         return f"; the folder '{path.parent}' does not exist either."
     return nearest(path.name, (entry.name for entry in path.parent.iterdir())) or "."
 

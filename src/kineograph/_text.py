@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,10 +178,10 @@ def _opened(path: Path, error: type[KineographError]) -> Iterator[IO[str]]:
     """Open a text file in the encoding that its mark says; say where it is none while it is read."""
     encoding = "utf-8"
     try:
-        with path.open("rb") as raw:
-            encoding = _encoding(raw.read(4))
-        with path.open(encoding=encoding) as file:
-            yield file
+        with path.open("rb") as raw:  # opened once: a pipe, such as `<(command)`, can be read once only
+            encoding = _encoding(raw.peek(4))
+            with io.TextIOWrapper(raw, encoding=encoding) as file:
+                yield file
     except UnicodeError as wrong:  # of UTF-16 cut in the middle of a character, too
         raise _not_unicode(path, encoding, error) from wrong
     except OSError as wrong:
@@ -193,6 +194,8 @@ def _encoding(head: bytes) -> str:
 
 def _not_unicode(path: Path, encoding: str, error: type[KineographError]) -> KineographError:
     """Find the first byte that does not belong, and say so."""
+    if not path.is_file():
+        return error(f"'{path}' is not {encoding.removesuffix('-sig').upper()} text.")
     line, offset, byte = _first_wrong(path, encoding)
     name = encoding.removesuffix("-sig").upper()
     why = f"{path}:{line}: not {name} text: byte 0x{byte:02X} at offset {offset} does not belong."
@@ -223,6 +226,8 @@ def _no_text(path: Path, line: int, error: type[KineographError]) -> KineographE
 
 def _advice(path: Path, encoding: str) -> str:
     """Say what the file may be instead, by its first bytes, and how to mend it."""
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if encoding not in ("utf-8", "utf-8-sig"):

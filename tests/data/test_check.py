@@ -1,6 +1,7 @@
 """`check` says what is in a data set, what is wrong, and what a training run would leave out."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -176,6 +177,16 @@ def test_one_file_under_two_names_and_paths_that_lead_out(tmp_path):
     assert report.duplicates == ["./0.mkv", "link.mkv", str(tmp_path / "1.mkv"), "x/../0.mkv"]
     assert report.outside == ["../1.mkv", str(tmp_path / "1.mkv")]
     assert "2 lead out of the folder, such as ../1.mkv" in report.summary()
+
+
+def test_pipes_and_devices_are_no_clips(tmp_path):
+    """A hostile manifest does not make the check wait for ever."""
+    (clip,) = data_set(tmp_path, [(2, (16, 16), 8)])
+    os.mkfifo(tmp_path / "pipe")
+    write_manifest(tmp_path, [replace(clip, path=path) for path in ("pipe", "/dev/zero", "0.mkv/x", "x" * 300)])
+    report = check(tmp_path, num_frames=2)
+    assert sorted(report.unreadable) == ["/dev/zero", "pipe"]
+    assert report.missing == ["0.mkv/x", "x" * 300]
 
 
 def test_a_windows_path_is_found(tmp_path):

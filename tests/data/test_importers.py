@@ -211,3 +211,14 @@ def test_paths_that_were_written_on_windows(tmp_path):
     assert [(clip.path, clip.caption) for clip in read_manifest(tmp_path)] == [("v/a.mkv", "a cat")]
     import_data(table(tmp_path / "t.csv", [["path", "text"], ["v\\a.mkv", "a dog"]]), overwrite=True)
     assert [(clip.path, clip.caption) for clip in read_manifest(tmp_path)] == [("v/a.mkv", "a dog")]
+
+
+def test_captions_in_the_place_of_paths_are_missing_files(tmp_path):
+    """A long sentence is no name that a file can have."""
+    film(tmp_path / "a.mkv")
+    rows = [["path", "text"], ["a.mkv", "x"], ["a long sentence, " * 30, "y"]]
+    report = import_data(table(tmp_path / "t.csv", rows))
+    assert (report.clips, len(report.missing_files)) == (1, 1)
+    (tmp_path / "videos.txt").write_text("a.mkv\n" + "long " * 100 + "\n")
+    (tmp_path / "prompts.txt").write_text("x\ny\n")
+    assert import_data(tmp_path, layout="text-files", overwrite=True).clips == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kineograph._container import STILLS_FPS, Source, open_source
 from kineograph.data.lengths import frames_within
+from kineograph.data.manifest import there
 from kineograph.errors import KineographError
 
 MISSING = "the file is missing"
@@ -51,7 +52,7 @@ def file_facts(file: Path, decode: bool = False) -> Facts | str:
         file: A video, a picture or a folder of pictures.
         decode: Decode it to its end, which finds where it is damaged; else believe its header and index.
     """
-    if not file.exists():
+    if not there(file):
         return MISSING
     try:
         source = open_source(file)

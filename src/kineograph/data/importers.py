@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from kineograph._text import read_table, read_text
 from kineograph.data.facts import Facts, file_facts
-from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, windows_hint, write_manifest
+from kineograph.data.manifest import MANIFEST_NAME, Clip, iterate_manifest, there, windows_hint, write_manifest
 from kineograph.data.replacing import refuse_existing
 from kineograph.data.splits import train_split
 from kineograph.errors import DataError, unknown
@@ -311,7 +311,7 @@ def _row_entry(file: Path, row: dict[str, str], caption_name: str, path_name: st
 def _file(media: Path, name: str) -> Path:
     """Find a file by its path in a folder; with the separators of Windows, if it is not there as it is written."""
     file = media / name
-    return media / name.replace("\\", "/") if "\\" in name and not file.exists() else file
+    return media / name.replace("\\", "/") if "\\" in name and not there(file) else file
 
 
 class _Locator:
@@ -325,7 +325,7 @@ class _Locator:
         if not name:
             return None
         for part in (name, f"{page_dir}/{name}", f"{page_dir}/{name}.mp4"):
-            if (candidate := _file(self.media, part)).is_file():
+            if there(candidate := _file(self.media, part)) and candidate.is_file():
                 return candidate
         matches = self._by_stem().get(name, [])
         if len(matches) > 1:
@@ -359,7 +359,7 @@ def _imported(
     seen: set[Path] = set()
     for done, (entry, found) in enumerate(_probed(entries, workers), 1):
         name, real = str(entry.file), entry.file.resolve()
-        if not entry.file.is_file():
+        if not there(entry.file):
             missing.append(name)
         elif real in seen:
             duplicates.append(name)
@@ -378,7 +378,7 @@ def _imported(
             f"unreadable, such as: {reasons[0] + windows_hint(reasons[0]) if reasons else 'no entries'}"
         )
     others = [clip for file, clip in given.before.items() if file not in seen]
-    kept = [clip for clip in others if (given.place / clip.path).exists()]
+    kept = [clip for clip in others if there(given.place / clip.path)]
     missing += [clip.path for clip in others if clip not in kept]
     manifest = write_manifest(given.place, [*clips, *kept])
     return replace(

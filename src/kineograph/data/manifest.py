@@ -112,10 +112,15 @@ def iterate_manifest(place: str | Path) -> Iterator[tuple[int, Clip]]:
 
 def _at_home(clip: Clip, root: Path) -> Clip:
     """Give a path that was written on Windows the separators of this system, if the file is there."""
-    if "\\" not in clip.path or (root / clip.path).exists():
+    if "\\" not in clip.path or there(root / clip.path):
         return clip
     path = clip.path.replace("\\", "/")
-    return replace(clip, path=path) if (root / path).exists() else clip
+    return replace(clip, path=path) if there(root / path) else clip
+
+
+def there(path: Path) -> bool:
+    """Whether there is a file or folder; of a name that no file can have, there is none."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where a name is too long
 
 
 def windows_hint(path: str) -> str:
