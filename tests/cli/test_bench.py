@@ -89,7 +89,11 @@ def test_the_command_reports_rates_against_the_ceiling(capsys, monkeypatch):
         assert ours["share_of_ceiling"] == pytest.approx(ours["flops"] / ceiling)
         rounds = zip(ours["seconds"], result["theirs"]["seconds"], strict=True)
         assert result["ratio"] == pytest.approx(statistics.median(b / a for a, b in rounds))
+        assert isinstance(result["unsteady"], list)
     assert "denoising step" in bench._text({**document, "size": TINY})
+    assert set(document["load"]) >= {"believable", "verdict", "share_of_others", "load_average_before"}
+    document["load"]["verdict"] = "Do not believe these numbers: too busy."
+    assert bench._text({**document, "size": TINY}).endswith("too busy.")
 
 
 @pytest.mark.parametrize(

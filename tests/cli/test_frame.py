@@ -157,6 +157,24 @@ def test_a_wrong_flag_or_value_names_the_right_one(program, capsys, words, wante
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
+        (["generate", "a cat", "--size", "65"], "did you mean '--width N --height N'"),
+        (["generate", "a cat", "--lr", "3"], "did you mean 'kineograph train --learning-rate'"),
+        (["generate", "a cat", "--framez", "3"], "Unknown flag '--framez'"),
+        (["generate", "a cat", "--heigth", "64"], "did you mean '--height'? All flags: kineograph generate --help"),
+        (["evaluate", "x", "--metric", "fvd"], "did you mean '--metrics'"),
+        (["train", "latent-image", "--data", "d", "--output-dir", "r", "--base", "emoji", "--size", "65"],
+         "--size 65 is not a multiple of 8; take 64 or 72"),
+        (["train", "autoencoder", "--data", "d", "--output-dir", "r", "--size", "0"], "--size must be at least 8"),
+    ],
+)  # fmt: skip
+def test_flags_of_other_programs_and_slips_name_ours(capsys, words, wanted):
+    assert cli.main(words) == 2
+    assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
         (["genrate"], "did you mean 'generate'?"),
         (["--versoin"], "did you mean '--version'?"),
         (["--print-completion", "bsh"], "bash"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import tyro
 
-from kineograph.errors import InputError, unknown
+from kineograph.errors import InputError, nearest, unknown
 
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone)
 """Markers that hold for every command: no `--no-json` beside `--json`, comments are no help text, None is not typed."""
@@ -51,7 +51,8 @@ def parse(module: ModuleType, name: str, words: Sequence[str]) -> Any:
             return tyro.cli(kind, prog=program, args=words, config=CONFIG)
     except SystemExit as stop:
         if stop.code:
-            raise InputError(_hinted(module, words) or _unframed(said.getvalue())) from None
+            text = _unframed(said.getvalue())
+            raise InputError(_hinted(module, words) or _unknown_flag(kind, program, text) or text) from None
         sys.stdout.write(without_none(shown.getvalue()))
         raise
 
@@ -61,6 +62,27 @@ def _hinted(module: ModuleType, words: Sequence[str]) -> str | None:
     hints = getattr(module, "HINTS", {})
     typed = next((flag for word in words if (flag := word.partition("=")[0]) in hints), None)
     return typed and f"Unknown flag '{typed}', did you mean '{hints[typed]}'?"
+
+
+def _unknown_flag(kind: Any, program: str, text: str) -> str | None:
+    """Return the message for a flag that does not exist, with the nearest that does; None for other faults."""
+    found = re.search(r"Unrecognized options: (--?[a-zA-Z][\w.-]*)", text)
+    if not found or "Missing" in text:
+        return None
+    flags = {flag.lstrip("-"): flag for flag in _flags(kind)}
+    typed = found[1].partition("=")[0]
+    close = nearest(typed.lstrip("-"), flags)
+    for name, flag in flags.items():
+        close = close.replace(f"'{name}'", f"'{flag}'")
+    return f"Unknown flag '{typed}'{close} All flags: {program} --help"
+
+
+def _flags(kind: Any) -> list[str]:
+    """Return the flags of a command, as its help shows them."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        tyro.cli(kind, prog="", args=["--help"], config=CONFIG)
+    return re.findall(r"(?:^[│\s]*|, )(--[a-z][\w.-]*)", shown.getvalue(), re.MULTILINE)
 
 
 def completion(words: Sequence[str], commands: Mapping[str, tuple[str, str]]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from kineograph.cli import _load
 from kineograph.cli._output import Report, emit, progress, table
 from kineograph.cli._timing import (
     Timing,
@@ -43,7 +44,8 @@ class Args:
     """Time this machine: a denoising step, a full sample, a training step and start-up, against diffusers.
 
     The two take turns (A B, B A, ...) in one process on the same weights; the table gives medians and their ratio, and
-    what share of the machine's measured matrix-product ceiling each reaches.
+    what share of the machine's measured matrix-product ceiling each reaches. Where other programs were busy,
+    rounds differ or the ceiling is passed, it says that the numbers are not to be believed.
     """
 
     quick: bool = False
@@ -135,20 +137,25 @@ def measure(size: Size, parts: tuple[Part, ...], rounds: int) -> dict[str, Any]:
     wanted: list[tuple[Part, str]] = [
         (part, dtype) for part in parts for dtype in (("",) if part == "startup" else dtypes)
     ]
+    watch = _load.Watch()
     with progress("bench", len(wanted) + 1, "measurements") as report:
-        ceilings = {dtype: matmul_ceiling(dtype, device) for dtype in dtypes}
+        ceilings: dict[str, float] = {}
+        reach = lambda: ceilings.update({dtype: matmul_ceiling(dtype, device) for dtype in dtypes})
+        given = _load.given_share(reach, torch.get_num_threads())
         pair = Pair.build(size, device)
         report(1, "ceiling")
         results = list(_comparisons(pair, wanted, rounds, report))
+    described = [_described(result, ceilings) for result in results]
     return {
         "machine": {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "load": _load.described(watch, given if device == "cpu" else None, described),
         "versions": _versions(),
         "size": size,
         "parameters": sum(p.numel() for p in pair.theirs.parameters()),
         "output_difference": pair.difference,
         "rounds": rounds,
         "ceiling_flops": ceilings,
-        "results": [_described(result, ceilings) for result in results],
+        "results": described,
     }
 
 
@@ -440,6 +447,7 @@ def _described(result: Result, ceilings: dict[str, float]) -> dict[str, Any]:
         "theirs": _timing(result.theirs, result.operations, ceilings.get(result.dtype)),
         "ratio": ratio(result.ours, result.theirs),
     }
+    described["unsteady"] = _load.unsteady(result.ours, result.theirs, described["ours"].get("share_of_ceiling"))
     return described | ({"operations": result.operations} if result.operations else {})
 
 
@@ -464,7 +472,7 @@ def _text(document: dict[str, Any]) -> str:
     machine, size, versions = document["machine"], document["size"], document["versions"]
     clip = f"{size.frames} frames of {size.latent}x{size.latent} latents"
     ceilings = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in document["ceiling_flops"].items())
-    header = ("what", "type", "kineograph s", "diffusers s", "ratio", "GFLOP/s", "of ceiling")
+    header = ("what", "type", "kineograph s", "diffusers s", "ratio", "GFLOP/s", "of ceiling", "unsteady")
     lines = [
         f"{machine['device']}, {machine['threads']} threads; torch {machine['torch']}, diffusers {versions[THEIRS]}",
         f"network: {document['parameters'] / 1e6:.1f} M parameters, {clip}",
@@ -474,6 +482,7 @@ def _text(document: dict[str, Any]) -> str:
         table([_row(result) for result in document["results"]], header),
         "",
         "Medians of interleaved rounds; ratio: their time over ours (median of rounds), above 1 kineograph is faster.",
+        *([verdict] if (verdict := document["load"]["verdict"]) else []),
     ]
     return "\n".join(lines)
 
@@ -483,4 +492,5 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
     rate = f"{ours['flops'] / 1e9:.0f}" if "flops" in ours else ""
     share = f"{ours['share_of_ceiling']:.0%}" if "flops" in ours else ""
     seconds = (f"{ours['median_seconds']:.3f}", f"{theirs['median_seconds']:.3f}")
-    return (result["name"], result["dtype"] or "", *seconds, f"{result['ratio']:.2f}", rate, share)
+    doubt = ", ".join(result["unsteady"])
+    return (result["name"], result["dtype"] or "", *seconds, f"{result['ratio']:.2f}", rate, share, doubt)

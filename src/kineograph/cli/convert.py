@@ -29,6 +29,16 @@ class Args:
     """Print the result as one JSON document."""
 
 
+HINTS = {
+    "--format": "--to",
+    "--layout": "--to",
+    "--dtype": "--precision",
+    "--half": "--precision fp16",
+    "--model": "IN",
+}
+"""Flags that people type for ours."""
+
+
 def run(args: Args) -> int:
     """Convert and say what was written."""
     import torch

@@ -78,6 +78,19 @@ class Args:
     """Print one JSON document instead of text."""
 
 
+HINTS = {
+    "--metric": "--metrics",
+    "--real": "--reference",
+    "--ref": "--reference",
+    "--frames": "--num-frames",
+    "--output": "--report",
+    "-o": "--report",
+    "--cache": "--store",
+    "--force": "--overwrite",
+}
+"""Flags that people type for ours."""
+
+
 def run(args: Args) -> int:
     """Measure, print, write the report."""
     from kineograph.cli._output import emit

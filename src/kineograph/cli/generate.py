@@ -94,6 +94,26 @@ class Args:
     """Print the result as one JSON document."""
 
 
+HINTS = {
+    "--size": "--width N --height N",
+    "--resolution": "--width N --height N",
+    "--frames": "--num-frames",
+    "--length": "--num-frames",
+    "--cfg": "--guidance-scale",
+    "--cfg-scale": "--guidance-scale",
+    "--scale": "--guidance-scale",
+    "--scheduler": "--sampler",
+    "--negative": "--negative-prompt",
+    "--checkpoint": "--model",
+    "--ckpt": "--model",
+    "--weights": "--model",
+    "--dtype": "--precision",
+    "--force": "--overwrite",
+    "--lr": "kineograph train --learning-rate",
+}
+"""Flags that people type for ours."""
+
+
 def run(args: Args) -> int:
     """Generate and save the clips."""
     if args.image is not None:

@@ -165,7 +165,25 @@ def _check(args: Args, image_stages: tuple[str, ...]) -> Args:
     for name in ("latent_channels", "patch"):
         if args.stage != "autoencoder" and getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is the autoencoder's; later stages take it from --base.")
+    _check_size(args)
     return args
+
+
+def _check_size(args: Args) -> None:
+    """Refuse a size that does not fit the autoencoder, before any clip is read.
+
+    Raises:
+        InputError: Names the nearest sizes that fit.
+    """
+    from kineograph.models.sizes import check_side
+    from kineograph.sampling.known import factor_of
+
+    if args.base is not None:
+        factor = factor_of(_part(args.base, "vae")) or 1
+    else:
+        own = _config(args)
+        factor = own.patch * 2 ** (len(own.channels) - 1)
+    check_side("--size", args.size, factor)
 
 
 def _system(name: str, image_stages: tuple[str, ...]) -> str:
@@ -263,7 +281,7 @@ def _changed(config: Any, args: Args, *names: str) -> Any:
 
 def _part(base: Path | None, name: str) -> Path:
     """Return a part of a run directory, model folder or bundled model: a run holds its model in `model/`."""
-    from kineograph.sampling.generate import bundled, find
+    from kineograph.sampling.places import bundled, find
 
     assert base is not None
     folder = base / "model" if (base / "model").is_dir() else find(base) if str(base) in bundled() else base

@@ -16,10 +16,19 @@ def check_size(factor: int, height: int, width: int) -> None:
     Raises:
         InputError: Names the flag, what was given and the nearest sizes that fit.
     """
-    for name, value in (("height", height), ("width", width)):
-        if value < 1:
-            raise InputError(f"--{name} must be at least {factor} pixels, a multiple of {factor}; not {value}.")
-        if value % factor:
-            low = value // factor * factor
-            near = f"{low} or {low + factor}" if low else str(factor)
-            raise InputError(f"--{name} {value} is not a multiple of {factor}; take {near}.")
+    check_side("--height", height, factor)
+    check_side("--width", width, factor)
+
+
+def check_side(flag: str, value: int, factor: int) -> None:
+    """Refuse a side of a picture that does not fit a grid of latents.
+
+    Raises:
+        InputError: Names the flag, what was given and the nearest sides that fit.
+    """
+    if value < 1:
+        raise InputError(f"{flag} must be at least {factor} pixels, a multiple of {factor}; not {value}.")
+    if value % factor:
+        low = value // factor * factor
+        near = f"{low} or {low + factor}" if low else str(factor)
+        raise InputError(f"{flag} {value} is not a multiple of {factor}; take {near}.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from kineograph._text import read_json
 from kineograph.errors import DataError, InputError
-from kineograph.models.sizes import check_size
+from kineograph.models.sizes import check_side
 from kineograph.sampling import wishes
 from kineograph.sampling.places import INDEX
 from kineograph.systems import systems
@@ -59,7 +59,7 @@ def _of_folder(folder: Path) -> Known:
     return Known(
         name=str(own.get("name", folder.name)) if isinstance(own, dict) else folder.name,
         num_frames=_frames(folder, own),
-        factor=_factor(folder / "vae"),
+        factor=factor_of(folder / "vae"),
         num_timesteps=steps if isinstance(steps, int) else wishes.MOST_STEPS,
         draft=(folder / "draft").is_dir() if own else None,
     )
@@ -72,7 +72,8 @@ def _frames(folder: Path, own: Any) -> int | None:
     return 1 if image and not any((folder / part).exists() for part in TIME) else None
 
 
-def _factor(vae: Path) -> int | None:
+def factor_of(vae: Path) -> int | None:
+    """Return the pixels per latent position along an edge of an autoencoder's folder; None where it does not say."""
     widths, patch = (
         _table(vae / "config.json").get("block_out_channels"),
         _table(vae / "kineograph.json").get("patch", 1),
@@ -107,17 +108,13 @@ def check_wishes(told: Known, options: Mapping[str, Any]) -> None:
         wishes.check_frames(given["num_frames"], told.num_frames, told.name)
     for side in ("height", "width"):
         if side in given:
-            _check_side(side, given[side], told.factor or 1)
+            check_side(f"--{side}", given[side], told.factor or 1)
     wishes.check_guidance(given.get("guidance_scale"), given.get("guidance_interval"))
     wishes.check_draft_until(given.get("draft_until"))
     if told.draft is False and given.get("draft_until", 1) < 1:
         raise no_draft(told.name, given["draft_until"])
     wishes.check_fps(given.get("fps"))
     wishes.check_seed(given.get("seed", 0))
-
-
-def _check_side(side: str, value: int, factor: int) -> None:
-    check_size(factor, **{"height": factor, "width": factor, side: value})
 
 
 def no_draft(name: str, until: float) -> InputError:
