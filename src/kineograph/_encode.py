@@ -24,16 +24,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import numpy as np
 
 from kineograph._container import FOLDER_RECORD, SWSCALE_FLAGS, Record
-from kineograph._rates import exact_rate
+from kineograph._rates import exact_rate, nearest_tick
 from kineograph.errors import InputError, KineographError, MediaError, ResourceError
 
-_BT709, _LIMITED_RANGE = 1, 1
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "too large"}
 _VIDEO_CLOCK = 90_000
 """Ticks per second for variable frame rates, the clock of MPEG systems (ISO/IEC 13818-1)."""
@@ -50,6 +49,24 @@ do without the tree, which makes files up to twice as large.
 """
 
 
+class Colours(NamedTuple):
+    """How numbers mean colours: codes of ITU-T H.273 (tables 2 to 4), and FFmpeg's of the range."""
+
+    matrix: int
+    range: int
+    primaries: int
+    transfer: int
+
+    def tag(self, context: Any) -> None:
+        """Write them into a film."""
+        context.colorspace, context.color_range = self.matrix, self.range
+        context.color_primaries, context.color_trc = self.primaries, self.transfer
+
+
+BT709, SRGB = Colours(1, 1, 1, 1), Colours(0, 2, 1, 13)
+"""Limited range of BT.709; full range of RGB with the transfer of IEC 61966-2-1."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """What a writer gets.
@@ -57,7 +74,7 @@ class Clip:
     Attributes:
         pixels: uint8, (frames, height, width, 3 or 4).
         times: Presentation time of every frame in seconds, increasing from 0.
-        record: The facts to embed; `record.fps` also gives the duration of the last frame.
+        record: The facts to embed.
     """
 
     pixels: np.ndarray
@@ -68,6 +85,11 @@ class Clip:
     def alpha(self) -> bool:
         """Whether the frames have an alpha channel."""
         return self.pixels.shape[-1] == 4
+
+    @property
+    def ends(self) -> list[float]:
+        """Presentation time of every frame but the first, and the end of the last one, in seconds."""
+        return [*self.times[1:], self.record.timing.duration(len(self.times))]
 
 
 @contextlib.contextmanager
@@ -133,8 +155,8 @@ def write_mp4(clip: Clip, path: Path, crf: int) -> None:
     options = {"crf": str(crf), "preset": "medium", "threads": _ENCODER_THREADS}
     options |= X264_OPTIONS
     # The mp4 index adds up decoding times, which with B frames do not end where uneven presentation times do.
-    options |= {} if clip.record.times is None else {"bf": "0"}
-    _write_av(clip, path, "mp4", "libx264", "yuv420p", options, {"movflags": "+faststart"}, bt709=True)
+    options |= {} if clip.record.times is None and clip.record.last is None else {"bf": "0"}
+    _write_av(clip, path, "mp4", "libx264", "yuv420p", options, {"movflags": "+faststart"}, BT709)
 
 
 def write_webm(clip: Clip, path: Path, crf: int) -> None:
@@ -142,7 +164,7 @@ def write_webm(clip: Clip, path: Path, crf: int) -> None:
     options = {"crf": str(crf), "b": "0", "threads": _ENCODER_THREADS, "row-mt": "0", "cpu-used": "2"}
     # Hidden alternate reference frames and alpha do not go together in libvpx.
     options |= {"auto-alt-ref": "0"} if clip.alpha else {}
-    _write_av(clip, path, "webm", "libvpx-vp9", "yuva420p" if clip.alpha else "yuv420p", options, {}, bt709=True)
+    _write_av(clip, path, "webm", "libvpx-vp9", "yuva420p" if clip.alpha else "yuv420p", options, {}, BT709)
 
 
 def write_mkv(clip: Clip, path: Path) -> None:
@@ -150,12 +172,12 @@ def write_mkv(clip: Clip, path: Path) -> None:
     # Version 3 parts the picture into slices, which tiny pictures have no room for.
     options = {"level": "3", "slices": "4"} if min(clip.pixels.shape[1:3]) >= 32 else {"level": "1"}
     options |= {"threads": _ENCODER_THREADS}
-    _write_av(clip, path, "matroska", "ffv1", "bgra" if clip.alpha else "bgr0", options, {})
+    _write_av(clip, path, "matroska", "ffv1", "bgra" if clip.alpha else "bgr0", options, {}, SRGB)
 
 
 def write_apng(clip: Clip, path: Path) -> None:
     """Write an animated PNG that repeats for ever: every bit comes back."""
-    last = Fraction(1 / clip.record.fps).limit_denominator(10_000)
+    last = Fraction(clip.ends[-1] - clip.times[-1]).limit_denominator(10_000)
     endless = {"plays": "0", "final_delay": f"{last.numerator}/{last.denominator}"}
     _write_av(clip, path, "apng", "apng", "rgba" if clip.alpha else "rgb24", {}, endless)
     data = path.read_bytes()
@@ -176,7 +198,7 @@ def _write_av(
     pixel_format: str,
     options: dict[str, str],
     container_options: dict[str, str],
-    bt709: bool = False,
+    colours: Colours | None = None,
 ) -> None:
     import av
 
@@ -189,9 +211,9 @@ def _write_av(
         stream: Any = output.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], pixel_format
         stream.time_base = stream.codec_context.time_base = unit
-        if bt709:
-            _tag_bt709(stream.codec_context)
-        for frame in _av_frames(pixels, stamps, unit, pixel_format, bt709):
+        if colours is not None:
+            colours.tag(stream.codec_context)
+        for frame in _av_frames(pixels, stamps, unit, pixel_format, colours):
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     _check_packets(path, len(pixels))
@@ -217,10 +239,9 @@ def _even(pixels: np.ndarray) -> np.ndarray:
 def _stamps(clip: Clip) -> tuple[Fraction, Fraction, list[int]]:
     """Give the frame rate, the clock's unit, and the frames' stamps with the end of the last one appended."""
     rate = exact_rate(clip.record.fps)
-    if clip.record.times is None:
+    if clip.record.times is None and clip.record.last is None:
         return rate, 1 / rate, list(range(len(clip.times) + 1))
-    ends = [*clip.times, clip.times[-1] + 1 / clip.record.fps]
-    return rate, Fraction(1, _VIDEO_CLOCK), whole_ticks(ends, _VIDEO_CLOCK)
+    return rate, Fraction(1, _VIDEO_CLOCK), whole_ticks([0, *clip.ends], _VIDEO_CLOCK)
 
 
 def whole_ticks(times: Sequence[float], per_second: int) -> list[int]:
@@ -229,7 +250,7 @@ def whole_ticks(times: Sequence[float], per_second: int) -> list[int]:
     Raises:
         InputError: Two frames fall on one tick.
     """
-    ticks = [round(time * per_second) for time in times]
+    ticks = [nearest_tick(time, 1 / per_second) for time in times]
     for index, (tick, following) in enumerate(pairwise(ticks)):
         if following <= tick:
             raise InputError(
@@ -239,22 +260,19 @@ def whole_ticks(times: Sequence[float], per_second: int) -> list[int]:
     return ticks
 
 
-def _tag_bt709(context: Any) -> None:
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = _LIMITED_RANGE
-
-
-def _av_frames(pixels: np.ndarray, stamps: list[int], unit: Fraction, pixel_format: str, bt709: bool) -> Iterator[Any]:
+def _av_frames(
+    pixels: np.ndarray, stamps: list[int], unit: Fraction, pixel_format: str, colours: Colours | None
+) -> Iterator[Any]:
     import av
 
     given = "rgba" if pixels.shape[-1] == 4 else "rgb24"
     for picture, stamp, following in zip(pixels, stamps, stamps[1:], strict=False):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=given)
-        if bt709:
+        if colours is BT709:
             frame = frame.reformat(
                 format=pixel_format,
-                dst_colorspace=_BT709,
-                dst_color_range=_LIMITED_RANGE,
+                dst_colorspace=BT709.matrix,
+                dst_color_range=BT709.range,
                 interpolation=SWSCALE_FLAGS,
                 threads=1,
             )
@@ -312,7 +330,7 @@ def write_webp(clip: Clip, path: Path, quality: int | None) -> None:
     _, height, width, _ = clip.pixels.shape
     if max(height, width) > 16383:
         raise InputError(f"WebP pictures are at most 16383 pixels wide and high, not {width}x{height}. Choose mp4.")
-    ends = whole_ticks([*clip.times, clip.times[-1] + 1 / clip.record.fps], 1000)
+    ends = whole_ticks([0, *clip.ends], 1000)
     has_xmp, has_alpha, is_animated = 0x04, 0x10, 0x02
     flags = has_xmp | is_animated | (has_alpha if clip.alpha else 0)
     chunks = [
@@ -410,7 +428,7 @@ def write_gif(clip: Clip, path: Path) -> None:
 
 
 def _gif_delays(clip: Clip) -> list[int]:
-    ends = whole_ticks([*clip.times, clip.times[-1] + 1 / clip.record.fps], 100)
+    ends = whole_ticks([0, *clip.ends], 100)
     delays = [after - before for before, after in pairwise(ends)]
     if min(delays) < 2:
         raise InputError(

@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import unescape
@@ -24,6 +25,7 @@ from kineograph._container import (
     reason_of,
     snap,
 )
+from kineograph._rates import Timing, timing
 from kineograph._stills import may_show_through, pixels_of, shown_size, shows_through, stated_rotation
 from kineograph.errors import MediaError
 
@@ -33,20 +35,20 @@ PICTURE_SUFFIXES = (
 
 
 def open_picture(path: Path) -> Source:
-    timing = _webp_timing(path)
+    held = _webp_timing(path)
     with _pillow(path) as image:
         frames = len(_shown(image))
-        if timing and len(timing) != frames:
-            raise MediaError(f"'{path}' is corrupt: of its {len(timing)} frames, only {frames} can be decoded.")
+        if held and len(held) != frames:
+            raise MediaError(f"'{path}' is corrupt: of its {len(held)} frames, only {frames} can be decoded.")
         container = (image.format or "").lower()
         record = parse_record(_picture_comment(image))
         alpha = _picture_alpha(image, path, record)
         height, width = shown_size(image)
         mode, rotation = image.mode, stated_rotation(image)
     tick = {"gif": 0.01, "webp": 0.001, "avif": 0.001}.get(container, 1e-4)
-    still_fps = record.fps if record else (STILLS_FPS if frames == 1 else None)
-    durations = [1000 / still_fps] if still_fps and frames == 1 else timing or _pillow_durations(path)
-    seconds = sum(durations) / 1000
+    rates: tuple[float, ...] = (record.fps,) if record else (STILLS_FPS,) if frames == 1 else ()
+    durations = [1000 / rates[0]] if frames == 1 else held or _pillow_durations(path)
+    timed = _timed(path, durations, tick, rates, record)
     facts = MediaInfo(
         path=str(path),
         container="apng" if container == "png" and frames > 1 else container,
@@ -54,9 +56,9 @@ def open_picture(path: Path) -> Source:
         pixel_format=mode,
         width=width,
         height=height,
-        fps=still_fps or frames / seconds,
+        fps=timed.fps,
         frames=frames,
-        duration=seconds,
+        duration=timed.duration(frames),
         rotation=rotation,
         alpha=alpha,
         metadata=record.metadata if record else {},
@@ -64,10 +66,21 @@ def open_picture(path: Path) -> Source:
     return Source(
         info=facts,
         tick=tick,
-        rates=(facts.fps,) if facts.fps else (),
+        rates=rates,
         record=record,
         pictures=lambda start: _pillow_pictures(path, facts, durations, record, tick),
+        held=frames > 1,
     )
+
+
+def _timed(path: Path, durations: list[float], tick: float, rates: tuple[float, ...], record: Record | None) -> Timing:
+    """Apply the rule of `Video.read` to the milliseconds of all frames."""
+    begins = [snap(begin / 1000, record, tick) for begin in accumulate(durations[:-1], initial=0.0)]
+    stated = record.timing if record and record.frames == len(durations) else None
+    try:
+        return timing(begins, durations[-1] / 1000, tick=tick, rates=rates, held=len(durations) > 1, stated=stated)
+    except MediaError as error:
+        raise MediaError(f"'{path}' is corrupt: {error}.") from error
 
 
 @contextlib.contextmanager
@@ -209,7 +222,7 @@ def open_folder(folder: Path) -> Source:
         height=height,
         fps=fps,
         frames=len(files),
-        duration=times[-1] + 1 / fps,
+        duration=record.timing.duration(len(files)) if record else times[-1] + 1 / fps,
         alpha=alpha,
         metadata=record.metadata if record else {},
     )

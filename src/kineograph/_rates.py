@@ -75,9 +75,10 @@ def timing(
         return stated
     if any(after <= before for before, after in pairwise(shown)):
         raise MediaError("the times of its frames do not increase")
-    constant = next((rate for rate in _candidates(shown, rates) if _fits(shown, rate, tick, held)), None)
+    constant = _constant(shown, tick, rates, held)
     if constant is not None:
-        other = held and last is not None and abs(last - 1 / constant) > tick * (1 - 1e-6)
+        end = shown[-1] + (last or 0)
+        other = held and last is not None and not _same_tick(end, len(shown) / constant, tick)
         return Timing(constant, None, last if other else None)
     ending = last or shown[-1] / (len(shown) - 1)
     return Timing(len(shown) / (shown[-1] + ending), tuple(shown), last if held else None)
@@ -87,10 +88,17 @@ def _agrees(stated: Timing, shown: Sequence[float], tick: float) -> bool:
     return _fits(shown, stated.fps, tick, False) if stated.times is None else list(stated.times) == list(shown)
 
 
-def _candidates(shown: Sequence[float], rates: Sequence[float]) -> list[float]:
-    """Return the rates to try: the container's, and the average with the whole and the broadcast rate next to it."""
+def _constant(shown: Sequence[float], tick: float, rates: Sequence[float], held: bool) -> float | None:
+    """Find the rate: one that the container names, the whole or broadcast rate next to the average, the average itself.
+
+    Where holds are kept to the tick, an average that is met exactly comes before its neighbours, and no other counts.
+    """
     average = (len(shown) - 1) / shown[-1] if len(shown) > 1 else 0
-    return [float(rate) for rate in (*rates, round(average), ntsc(average), average) if rate]
+    if held and average and abs(average - round(average)) > 1e-6 and _fits(shown, average, tick / 1000, False):
+        near: tuple[float, ...] = (average,)
+    else:
+        near = (round(average), float(ntsc(average) or 0), 0 if held else average)
+    return next((float(rate) for rate in (*rates, *near) if rate and _fits(shown, rate, tick, held)), None)
 
 
 def _fits(shown: Sequence[float], rate: float, tick: float, to_the_tick: bool) -> bool:
@@ -100,8 +108,12 @@ def _fits(shown: Sequence[float], rate: float, tick: float, to_the_tick: bool) -
 
 def _on_grid(shown: Sequence[float], rate: float, tick: float, to_the_tick: bool) -> bool:
     if to_the_tick:
-        return all(nearest_tick(time, tick) == nearest_tick(index / rate, tick) for index, time in enumerate(shown))
+        return all(_same_tick(time, index / rate, tick) for index, time in enumerate(shown))
     return all(abs(time - index / rate) <= tick * 1.01 for index, time in enumerate(shown))
+
+
+def _same_tick(time: float, other: float, tick: float) -> bool:
+    return nearest_tick(time, tick) == nearest_tick(other, tick)
 
 
 def nearest_tick(time: float, tick: float) -> int:

@@ -177,7 +177,8 @@ class Video:
             lengths.append(picture.duration)
             frames.append(_prepared(picture.pixels(), size, backdrop, frames[0].shape if frames else None, source.info))
         _check_count(len(frames), num_frames, start, source.info)
-        timed = Timing(fps, None, None) if fps is not None else _timed(times, lengths[-1], source)
+        held = lengths[-1] if end is None or lengths[-1] is None else min(lengths[-1], end - times[-1])
+        timed = Timing(fps, None, None) if fps is not None else _timed(times, held, source)
         stacked = torch.stack(frames)
         return cls(
             _to_float(stacked) if size is None else rearrange(stacked, "f h w c -> f c h w"),
