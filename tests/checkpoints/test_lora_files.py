@@ -54,6 +54,16 @@ def test_kinds_in_nested_files(tmp_path):
         read_changes(tmp_path / "none.pt")
 
 
+def test_a_table_for_each_network(tmp_path):
+    """None of them is left out."""
+    pair = {"a.q_proj.lora_A.weight": torch.ones(2, 3), "a.q_proj.lora_B.weight": torch.ones(3, 2)}
+    named = {f"text_encoder.{key}": value for key, value in pair.items()}
+    torch.save({"unet": pair, "text_encoder": named, "epoch": 3}, tmp_path / "x.pt")
+    assert [change.name for change in read_changes(tmp_path / "x.pt")] == ["unet.a.q_proj", "text_encoder.a.q_proj"]
+    torch.save({"state_dict": pair, "global_step": 3}, tmp_path / "x.pt")
+    assert [change.name for change in read_changes(tmp_path / "x.pt")] == ["a.q_proj"]
+
+
 def test_what_was_trained_whole_beside_a_lora_is_named(tmp_path):
     save_file({**PAIR, "base_model.model.conv_in.weight": torch.ones(2)}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=r"trained whole beside its LoRA, such as base_model\.model\.conv_in"):

@@ -7,10 +7,13 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_svd import tiny_pipeline
+from torch import nn
 
 import kineograph as kg
 from kineograph.checkpoints.lora import add_lora, flat, weights_of
 from kineograph.errors import WeightsError
+from kineograph.systems import systems
 
 ROWS = {
     "alpha is the rank": (4, 4, {}),
@@ -156,6 +159,47 @@ def test_a_folder_for_each_network_and_several_loras_at_once(tmp_path, change, l
     for strength in (0.5, 0.25, -0.75):
         add_lora(model, f"{tmp_path}:{strength}")
     torch.testing.assert_close(weight.detach(), before)
+
+
+VIDEO = {
+    "modelscope": ("to_q", "temp_convs", "proj_in", "ff.net.0.proj"),
+    "svd": ("to_v", "conv1", "proj_in", "time_pos_embed.linear_1"),
+}
+
+
+@pytest.mark.parametrize("name", list(VIDEO))
+def test_video_networks_in_the_names_of_diffusers(tmp_path, name):
+    """Time included, as peft's scripts train them."""
+    if name == "svd":
+        pipe = tiny_pipeline()
+        pipe.save_pretrained(tmp_path / name)
+    else:
+        pipe = tiny.write_modelscope(tmp_path / name)
+    model = kg.load(tmp_path / name, device="cpu").parts
+    targets = [
+        n for n, m in pipe.unet.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and n.endswith(VIDEO[name])
+    ]
+    assert any("temp" in target for target in targets)
+    weights, deltas, config = trained(pipe.unet, 4, 2, targets)
+    keys = systems()["modelscope" if name == "modelscope" else "stable_video_diffusion"].key_maps["diffusers"]
+    ours = keys(model.network.config).to_ours({f"{key}.weight": value for key, value in deltas.items()})
+    before = {key: weight.detach().clone() for key, weight in weights_of(model.network.unet).items()}
+    file = save(
+        tmp_path / "x.safetensors", {f"unet.{key}": value for key, value in weights.items()}, noted(config, "unet")
+    )
+    assert add_lora(model, file) == len(deltas)
+    now = {key: weight.detach() - before[key] for key, weight in weights_of(model.network.unet).items()}
+    check(
+        {key: v for key, v in now.items() if v.abs().max() > 0}, {k.removesuffix(".weight"): v for k, v in ours.items()}
+    )
+
+
+def test_what_is_told_of_sizes_in_stable_diffusion_xl(tmp_path, change, loaded):
+    weight = weights_of(loaded("image_xl").network.unet)["add_embedding.linear_1"]
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    stem = "lora_unet_label_emb_0_0"
+    file = save(tmp_path / "x.safetensors", {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up})
+    check(change(file, "image_xl"), {"add_embedding.linear_1": up @ down})
 
 
 TEXT = ["q_proj", "out_proj", "fc1"]

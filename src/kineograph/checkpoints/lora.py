@@ -20,15 +20,17 @@ from kineograph._notices import notice
 from kineograph.checkpoints.ldm import unet_keys
 from kineograph.checkpoints.lora_files import Change, LoraPart, read_changes, read_parts
 from kineograph.checkpoints.lora_scale import AdapterConfig
-from kineograph.checkpoints.networks import key_map
 from kineograph.errors import InputError, WeightsError
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.picture import PictureVideoModel
 from kineograph.systems import systems
+from kineograph.systems.keys import KeyMap
 
 if TYPE_CHECKING:
     from kineograph.models.image_to_video import ImageToVideoModel
 
+PAIRS, IMAGE_TO_VIDEO = "animatediff", "stable_video_diffusion"
+"""Whose names files use for temporal layers after each pair of blocks, and for networks that note no system."""
 NETWORK, TEXTS = "unet", ("text_encoder", "text_encoder_2")
 """What the networks of a model are called here and by diffusers."""
 PREFIXES: Mapping[str, str | None] = {
@@ -198,7 +200,7 @@ def _check_shape(path: Path, change: Change, weight: Tensor) -> None:
 def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
     """Return a shape without the kernel of a convolution of one place, which is linear in some versions."""
     sizes = tuple(shape)
-    return sizes[:2] if sizes[2:] == (1, 1) else sizes
+    return sizes[:2] if all(size == 1 for size in sizes[2:]) else sizes
 
 
 # --- Where the weights are --------------------------------------------------------------------------------------------
@@ -228,7 +230,7 @@ class Places:
     def of(cls, model: Any) -> Places:
         """Find the weights of a model."""
         own = weights_of(model.network.unet)
-        named = {**{name: name for name in own}, **_foreign(model.network)}
+        named = {**{name: name for name in own}, **_foreign(model, own)}
         network = {theirs: Place(NETWORK, name, own[name]) for theirs, name in named.items()}
         text = getattr(model, "text", None)
         towers = [
@@ -280,27 +282,17 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     return {n.removesuffix(".weight"): p for n, p in module.named_parameters() if n.endswith(".weight") and p.ndim > 1}
 
 
-def _foreign(network: Any) -> dict[str, str]:
-    """Return other names of a network's weights: those of its system's layouts and of the latent diffusion code."""
-    from kineograph.temporal.inflate import spatial_state_dict, temporal_state_dict
+def _foreign(model: Any, own: Iterable[str]) -> dict[str, str]:
+    """Return other names of a network's weights: those of the latent diffusion code and of its system's layouts."""
+    return {keys.their_name(f"{name}.weight").removesuffix(".weight"): name for keys in _layouts(model) for name in own}
 
-    names: dict[str, str] = {}
-    spatial, temporal = spatial_state_dict(network.unet), temporal_state_dict(network.unet)
-    if "layers_per_block" in network.config and isinstance(network.config["layers_per_block"], int):
-        kept = {key: value for key, value in spatial.items() if not key.startswith(("class_emb", "add_emb"))}
-        names |= _renamed(unet_keys(network.config).to_theirs(kept), kept)
-    system = systems()["animatediff"]
+
+def _layouts(model: Any) -> list[KeyMap]:
+    """Return the renamings between a network's weights and files' names for them."""
+    network, known = model.network, systems()
+    plain = isinstance(network.config.get("layers_per_block"), int)
+    maps = [unet_keys(network.config)] if plain else []
+    names = [getattr(model.settings, "system", IMAGE_TO_VIDEO)]
     if any(p.at == "pair" for p in (network.plan.placements if network.plan else ())):
-        for layout in ("diffusers", "original"):
-            names |= _renamed(key_map(system, network, layout).to_theirs(temporal), temporal)
-    return names
-
-
-def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, str]:
-    """Pair the names of two state dicts that hold the same tensors."""
-    own = {value.data_ptr(): name for name, value in ours.items()}
-    return {
-        name.removesuffix(".weight"): own[value.data_ptr()].removesuffix(".weight")
-        for name, value in theirs.items()
-        if name.endswith(".weight") and value.ndim > 1 and value.data_ptr() in own
-    }
+        names.append(PAIRS)
+    return [*maps, *(make(network.config) for name in names if name in known for make in known[name].key_maps.values())]

@@ -205,8 +205,8 @@ def read_changes(path: Path) -> list[Change]:
         WeightsError: It cannot be read, holds weights of another kind, or a factor without its partner.
     """
     content = read_weights(path)
-    tensors = unwrapped(content)
-    refuse_others(path, list(tensors) or _words(content))
+    tensors = _by_network(content) or unwrapped(content, str(path))
+    refuse_others(path, [*_words(content), *tensors])
     check_finite(tensors, str(path))
     changes: dict[str, Change] = {}
     adapters: set[str] = set()
@@ -226,6 +226,16 @@ def read_changes(path: Path) -> list[Change]:
     return list(changes.values())
 
 
+def _by_network(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a file with a table for each network, under its name; none of a file without such."""
+    tables = {name: content[name] for name in COMPONENTS if isinstance(content.get(name), Mapping)}
+    return {
+        key if key.startswith(f"{name}.") else f"{name}.{key}": value
+        for name, table in tables.items()
+        for key, value in unwrapped(table).items()
+    }
+
+
 def _refuse_second(path: Path, adapters: set[str], name: str | None) -> None:
     """Refuse a file with adapters of several names, which peft puts after `lora_A`."""
     adapters |= {name} if name else set()
@@ -234,7 +244,7 @@ def _refuse_second(path: Path, adapters: set[str], name: str | None) -> None:
 
 
 def _words(content: Mapping[Any, Any], depth: int = 0) -> list[str]:
-    """Return the names in a file that holds no weights by name, of which other kinds are told."""
+    """Return the names in a file, also those of what is not unwrapped, of which other kinds are told."""
     inner = [
         word
         for value in content.values()
@@ -254,8 +264,8 @@ def refuse_others(path: Path, names: list[str]) -> None:
         found = [name for name in names if re.search(pattern, name)]
         if found:
             raise WeightsError(
-                f"'{path}' holds {kind}, which is not read: {len(found)} of its {len(names)} weights, such as "
-                f"'{found[0]}'. Nothing of it was used. {KINDS_READ}."
+                f"'{path}' holds {kind}, which is not read, as its '{found[0]}' shows. Nothing of it was used. "
+                f"{KINDS_READ}."
             )
 
 
