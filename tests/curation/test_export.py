@@ -52,6 +52,12 @@ def test_our_manifest_reads_it(made):
 def test_a_selection_goes_elsewhere_with_absolute_paths(made, tmp_path):
     out, rows = made
     file = export.manifest(out, tmp_path / "chosen.jsonl", "moving")
+    assert export.manifest(out, tmp_path / "chosen.jsonl", "moving") == file  # an earlier export is replaced
+    other = tmp_path / "other.jsonl"
+    other.write_text(file.read_text() + '{"path": "mine.mp4"}\n')
+    with pytest.raises(InputError, match="is no earlier export"):
+        export.manifest(out, other, "moving")
+    assert "mine.mp4" in other.read_text()
     clips = read_manifest(file)
     assert {clip.extra["clip_id"] for clip in clips} == {row.clip_id for row in rows[3:]}
     assert all(os.path.isabs(clip.path) and os.path.isfile(clip.path) for clip in clips)  # noqa: PTH117, PTH113

@@ -78,7 +78,7 @@ def test_table_columns_are_found_by_name(tmp_path, path_name, caption_name):
 def test_tab_separated_and_named_columns(tmp_path):
     film(tmp_path / "a.mkv")
     source = table(tmp_path / "t.tsv", [["clipname", "words", "caption"], ["a.mkv", "right", "wrong"]], "\t")
-    with pytest.raises(DataError, match=r"no column for files: it has clipname, words, caption.*path_column"):
+    with pytest.raises(DataError, match=r"no column for files: it has clipname, words, caption.*--path-column"):
         import_data(source)
     with pytest.raises(DataError, match="Unknown column for captions .*did you mean 'words'"):
         import_data(source, path_column="clipname", caption_column="word")

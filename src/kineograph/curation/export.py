@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kineograph._text import read_json_lines
 from kineograph.curation import select
 from kineograph.curation.catalogue import Catalogue
 from kineograph.curation.ids import sha256_of
@@ -85,16 +86,28 @@ def manifest(out: str | Path, dest: str | Path | None = None, selection: str | N
 
     Raises:
         DataError: There is no clip.
+        InputError: There is another manifest: rows that no curation wrote. An earlier export is replaced.
     """
     out = Path(out)
     target = Path(dest) if dest is not None else out
     file = target if target.suffix == ".jsonl" else target / MANIFEST
+    if dest is not None:
+        _check_earlier(file)
     lines = []
     for row in chosen(out, selection):
         where = row["path"] if file.parent.resolve() == out.resolve() else str((out / row["path"]).resolve())
         lines.append(json.dumps({**_record(row), "path": where, "caption": caption_of(row)}, ensure_ascii=False))
     place_text(file, "\n".join(lines) + "\n")
     return file
+
+
+def _check_earlier(file: Path) -> None:
+    """Refuse to replace a manifest that is no earlier export."""
+    rows_there = read_json_lines(file) if file.exists() else iter(())
+    if any(not isinstance(row, dict) or "clip_id" not in row for _, row in rows_there):
+        raise InputError(
+            f"'{file}' exists and is no earlier export: not every line has a clip_id. Choose another place."
+        )
 
 
 def chosen(out: str | Path, selection: str | None) -> list[dict[str, Any]]:

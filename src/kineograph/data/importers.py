@@ -291,7 +291,7 @@ def _column(table: Path, columns: list[str], given: str | None, usual: tuple[str
     if found is None:
         raise DataError(
             f"'{table}' has no column for {what}: it has {', '.join(columns) or 'none'}; known are {', '.join(usual)}. "
-            f"Name it with {'caption' if what == 'captions' else 'path'}_column."
+            f"Name it with --{'caption' if what == 'captions' else 'path'}-column."
         )
     return found
 

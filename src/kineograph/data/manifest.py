@@ -188,12 +188,15 @@ def write_manifest(place: str | Path, clips: Iterable[Clip]) -> Path:
     file = path if path.suffix == ".jsonl" else path / MANIFEST_NAME
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    with part.open("w", encoding="utf-8") as out:
-        for clip in clips:
-            out.write(_line(clip))
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(file)
+    try:
+        with part.open("w", encoding="utf-8") as out:
+            for clip in clips:
+                out.write(_line(clip))
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
     return file
 
 
