@@ -70,6 +70,7 @@ KINDS = {
     "an xz archive": b"\xfd7zXZ\x00\x00\x04",
     "a GGUF file": b"GGUF\x03\0\0\0" + bytes(30),
     "an ONNX model": b"\x08\x07\x12\x07pytorch\x1a\x052.1.0",
+    "a msgpack file, as Flax writes it": b"\x83\xa4text\x81\xa5inner\x01",
     "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(30),
     "a picture (PNG). Pictures are given with --image": b"\x89PNG\r\n\x1a\n" + bytes(30),
     "a picture (JPEG)": b"\xff\xd8\xff\xe0" + bytes(30),
@@ -118,6 +119,12 @@ def test_a_cut_safetensors_file_says_what_is_there_and_what_was_declared(written
     begin = 8 + struct.unpack("<Q", WHOLE[:8])[0]
     declared = f"its header declares {len(WHOLE)}" if length > begin else f"its header alone takes {begin}"
     assert f"{length} bytes are there, and {declared}" in str(caught.value)
+
+
+def test_a_link_to_nothing_says_so(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to("../.git/annex/objects/x")
+    with pytest.raises(WeightsError, match=r"is a link to '\.\./\.git/annex/objects/x', which is not there"):
+        read_weights(tmp_path / "model.safetensors")
 
 
 def test_a_file_that_is_too_long_says_so(written):

@@ -77,6 +77,8 @@ def read_configuration(path: Path) -> Any:
 
 
 def _check_there(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise WeightsError(f"'{path}' is a link to '{path.readlink()}', which is not there. Fetch the file itself.")
     if not path.is_file():
         raise WeightsError(f"There is no weights file '{path}'.")
 

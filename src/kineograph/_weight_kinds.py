@@ -58,8 +58,15 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"MZ", "a program", "Give a file of weights"),
 )
 """Place and bytes by which a kind of file is known, what it is called, and what to do."""
-ONNX = re.compile(rb"\x08[\x01-\x1f](?:\x12[\x00-\x7f][ -~]|:)")
-"""How an ONNX model begins: its version, then the name of what wrote it, or the graph (onnx.proto, fields 1, 2, 7)."""
+PATTERNS = (
+    (re.compile(rb"\x08[\x01-\x1f](?:\x12[\x00-\x7f][ -~]|:)"), "an ONNX model"),
+    (re.compile(rb"[\x81-\x8f](?:[\xa1-\xbf]|\xd9.)[ -~]"), "a msgpack file, as Flax writes it"),
+)
+"""How kinds without a mark begin.
+
+ONNX: its version, then the name of what wrote it or the graph (onnx.proto, fields 1, 2 and 7). Msgpack: a map whose
+first key is a text (github.com/msgpack/msgpack, spec.md).
+"""
 TEXT_PICKLE = re.compile(rb"(?:\(?[dl]p?\d*|\(?c[\w.]+)\n")
 """How a pickle of protocol 0 begins, which is text."""
 
@@ -108,8 +115,9 @@ def what_it_is(path: Path) -> str:
             return f"it is {name}. {fix}"
     if start[:1] == b"\x80" and start[1:2] <= b"\x05" and not _is_legacy(start):
         return f"it is {PICKLE}"
-    if ONNX.match(start):
-        return f"it is an ONNX model. {CONVERT}"
+    for pattern, name in PATTERNS:
+        if pattern.match(start):
+            return f"it is {name}. {CONVERT}"
     if not start.strip(b"\0"):
         return "it begins with zeros only, as a download that never finished does. Download it again"
     return "" if text is None else _text_kind(path, start, text)

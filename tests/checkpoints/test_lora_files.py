@@ -1,5 +1,7 @@
 """LoRA files and folders: other kinds are refused by name, and folders are read as diffusers and peft save them."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -101,6 +103,14 @@ def test_folders(tmp_path):
             read_parts(tmp_path)
 
     refused("holds no LoRA: neither pytorch_lora_weights.safetensors")
+    (tmp_path / "checkpoint-5").mkdir()
+    save_file(PAIR, tmp_path / "checkpoint-5" / "pytorch_lora_weights.safetensors")
+    assert [part.path.parent.name for part in read_parts(tmp_path)] == ["checkpoint-5"]
+    (tmp_path / "checkpoint-9").mkdir()
+    save_file(PAIR, tmp_path / "checkpoint-9" / "pytorch_lora_weights.safetensors")
+    refused("holds several LoRAs; give one of them: checkpoint-5, checkpoint-9")
+    shutil.rmtree(tmp_path / "checkpoint-5")
+    shutil.rmtree(tmp_path / "checkpoint-9")
     save_file(PAIR, tmp_path / "style.safetensors")
     torch.save({"state": {}}, tmp_path / "optimizer.bin")
     assert [part.path.name for part in read_parts(tmp_path)] == ["style.safetensors"]

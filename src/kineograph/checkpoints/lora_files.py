@@ -174,9 +174,12 @@ def _located(path: Path, component: str | None = None) -> list[tuple[Path, str |
     if parts:
         return [found for name in parts for found in _located(path / name, name)]
     files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and not file.stem.startswith(STATES))
-    if len(files) == 1 and not (path / "config.json").is_file():
+    inside = sorted(folder for folder in path.iterdir() if _is_lora_folder(folder))
+    if not files and len(inside) == 1:
+        return _located(inside[0], component)
+    if len(files) == 1 and not inside and not (path / "config.json").is_file():
         return [(files[0], component)]
-    raise WeightsError(_no_lora(path, files))
+    raise WeightsError(_no_lora(path, [file.name for file in (*inside, *files)]))
 
 
 def _is_lora_folder(path: Path) -> bool:
@@ -184,12 +187,10 @@ def _is_lora_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in names)
 
 
-def _no_lora(path: Path, files: list[Path]) -> str:
+def _no_lora(path: Path, choices: list[str]) -> str:
     """Say why a folder is no LoRA's, and what to give."""
     if (path / "model_index.json").is_file() or (path / "config.json").is_file():
         return f"--lora: '{path}' is the folder of a model, not of a LoRA. Give it as --model or --base."
-    inside = sorted(file.name for file in path.iterdir() if file.is_dir() and _is_lora_folder(file))
-    choices = inside or [file.name for file in files]
     if choices:
         return f"--lora: '{path}' holds several LoRAs; give one of them: {', '.join(choices[:8])}."
     return (
