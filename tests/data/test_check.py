@@ -165,6 +165,18 @@ def test_a_duration_that_travels_with_a_clip_is_compared(tmp_path):
     assert check(tmp_path).ok
 
 
+def test_captions_are_those_that_training_shows(tmp_path):
+    clips = data_set(tmp_path, [(2, (16, 16), 8)] * 4)
+    several = {"captions": [{"text": "a cat", "weight": 1.0}]}
+    rows = [replace(clips[0], caption="", extra=several), clips[1], replace(clips[2], caption=" ")]
+    write_manifest(tmp_path, [*rows, replace(clips[3], extra={"captions": "a cat"})])
+    report = check(tmp_path)
+    assert (report.captions, report.distinct_captions) == (3, 2)
+    assert list(report.malformed) == ["3.mkv"]
+    assert not report.ok
+    assert "1 with captions that cannot be used, such as 3.mkv" in report.summary()
+
+
 def test_one_file_under_two_names_and_paths_that_lead_out(tmp_path):
     root = tmp_path / "set"
     root.mkdir()

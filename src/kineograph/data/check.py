@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kineograph.data.captions import weighted_captions
 from kineograph.data.facts import MISSING, Facts, file_facts
 from kineograph.data.lengths import Fit, fit_of, why_too_short
 from kineograph.data.manifest import Clip, iterate_manifest, manifest_path, windows_hint
@@ -48,7 +49,8 @@ class CheckReport:
         splits: Split to clips.
         licences: Licence to clips; `""` is unknown.
         captions: Clips with a caption.
-        distinct_captions: Different captions.
+        distinct_captions: Different captions; of several of a clip, the first.
+        malformed: Path to what is wrong with the list of captions in `captions`; training refuses it.
         buckets: Height, width, fps (rounded), least and most frames, and clips of every bucket; frames are grouped by
             powers of two. Largest bucket first.
         first_bad_line: The message about the first line that is no clip (`file:line: ...`); lines after it were not
@@ -76,6 +78,7 @@ class CheckReport:
     licences: dict[str, int]
     captions: int
     distinct_captions: int
+    malformed: dict[str, str]
     buckets: list[dict[str, float | int]]
     first_bad_line: str | None
     duplicates: list[str]
@@ -94,8 +97,13 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong with the data set and the request, if any, finds clips to train on."""
-        wrong = self.first_bad_line or self.duplicates or self.missing or self.unreadable or self.mismatched
-        return not wrong and self.clips > 0 and (self.trained is None or bool(self.trained.kept))
+        lists = (self.duplicates, self.missing, self.unreadable, self.mismatched, self.malformed)
+        return (
+            not self.first_bad_line
+            and not any(lists)
+            and self.clips > 0
+            and (self.trained is None or bool(self.trained.kept))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as plain JSON values."""
@@ -140,6 +148,7 @@ def check(
             found.append(facts)
             if progress:
                 progress(len(found), len(clips), "clips")
+    texts, malformed = _captions(clips)
     fit = _fit(found, request) if request else None
     learnt = [facts for clip, facts in zip(clips, found, strict=True) if clip.split == TRAIN]
     pairs = list(zip(clips, found, strict=True))
@@ -151,8 +160,9 @@ def check(
         seconds=round(sum(clip.frames / clip.fps for clip in clips if clip.fps), 3),
         splits=_count(clip.split for clip in clips),
         licences=_count(clip.licence for clip in clips),
-        captions=sum(bool(clip.caption.strip()) for clip in clips),
-        distinct_captions=len({clip.caption for clip in clips if clip.caption.strip()}),
+        captions=sum(bool(words) for words in texts),
+        distinct_captions=len({words for words in texts if words}),
+        malformed=malformed,
         buckets=_bucket_rows(clips),
         first_bad_line=bad_line,
         duplicates=_duplicates(root, clips),
@@ -193,6 +203,18 @@ def _good_clips(directory: str | Path) -> tuple[list[Clip], str | None]:
     except DataError as error:
         return clips, str(error)
     return clips, None
+
+
+def _captions(clips: list[Clip]) -> tuple[list[str], dict[str, str]]:
+    """Give the first caption of every clip, as training reads it, and what cannot be read."""
+    texts, malformed = [], {}
+    for clip in clips:
+        try:
+            texts.append(weighted_captions(clip)[0][0].strip())
+        except DataError as error:
+            texts.append(clip.caption.strip())
+            malformed[clip.path] = str(error)
+    return texts, malformed
 
 
 def _duplicates(root: Path, clips: list[Clip]) -> list[str]:
@@ -286,6 +308,7 @@ def _troubles(report: CheckReport) -> Iterator[str]:
         yield f"first bad line: {report.first_bad_line} Lines after it were not read."
     lists = {"named twice": report.duplicates, "missing": report.missing}
     tables = {"unreadable": report.unreadable, "different from the manifest": report.mismatched}
+    tables["with captions that cannot be used"] = report.malformed
     for what, paths in lists.items():
         if paths:
             yield f"{len(paths)} {what}, such as {paths[0]}{windows_hint(paths[0])}"
