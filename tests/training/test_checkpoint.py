@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kineograph.errors import InputError, ResourceError, WeightsError
+from kineograph.errors import DataError, InputError, ResourceError, WeightsError
 from kineograph.training import checkpoint
 from kineograph.training.loop import Trainer
 
@@ -283,6 +283,18 @@ def test_the_model_comes_first_and_what_is_done_is_not_repeated(tmp_path, capsys
     assert len(did) == 3
 
 
+def test_the_end_is_done_again_after_more_steps(copied):
+    """Also where they lead to the same step as before, from an older checkpoint."""
+    lost(checkpoint.checkpoint_dir(copied, 6) / "state.json")
+    trainer = Trainer(tiny_diffusion_task(), config(copied, resume=True, learning_rate=1e-4))
+    did = []
+    trainer.task.export = lambda directory: did.append("model")
+    trainer.task.validate = lambda: did.append("validation") or {}
+    trainer.task.preview = lambda directory: did.append("previews")
+    assert trainer.run().stopped == "finished"
+    assert did == ["model", "validation", "previews"]
+
+
 def test_each_part_of_the_end_can_be_left_out(tmp_path):
     trainer = Trainer(
         tiny_diffusion_task(),
@@ -305,3 +317,48 @@ def test_validation_and_previews_show_how_far_they_are(tmp_path):
     trainer.task.export = lambda directory: None
     trainer.run()
     assert [words for words in told if words[0] == words[1]] == [(10, 10, "validation"), (20, 20, "previews")]
+
+
+def a_model(folder):
+    (folder / "model").mkdir()
+
+
+def a_data_set(folder):
+    (folder / "manifest.jsonl").write_text("")
+
+
+def a_network(folder):
+    (folder / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+
+
+@pytest.mark.parametrize("given", [a_model, a_data_set, a_network])
+def test_what_is_no_run_is_not_overwritten(given, tmp_path):
+    given(tmp_path)
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(DataError, match="not overwritten; choose another --output-dir"):
+        Trainer(tiny_diffusion_task(), config(tmp_path))
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path):
+    for _ in range(2):
+        Trainer(tiny_diffusion_task(), config(tmp_path)).log.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ema_halflife_samples", -1),
+        ("lr_warmup_steps", -1),
+        ("weight_decay", float("nan")),
+        ("preview_steps", -1),
+        ("validation_steps", -1),
+        ("max_grad_norm", 0),
+        ("max_minutes", 0),
+        ("learning_rate", float("inf")),
+        ("adam_betas", (1.0, 0.9)),
+    ],
+)
+def test_settings_without_a_meaning_are_refused_by_flag(name, value, tmp_path):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')}"):
+        config(tmp_path, **{name: value})

@@ -171,6 +171,27 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(data, base, tmp_path):
         assert all(torch.equal(whole[name], cut[name]) for name in whole), stem
 
 
+@pytest.mark.parametrize("preset", ["text", "published"])
+def test_a_checkpoint_of_a_stage_is_its_model(preset, data, base, tmp_path):
+    task = stage(preset, data, base, set=SMALL)
+    settings = TrainConfig(output_dir=tmp_path, max_train_steps=1, train_batch_size=2, mixed_precision="no")
+    trainer = Trainer(task, settings)
+    trainer.write_start()
+    trainer._train()
+    trainer.log.close()
+    found = load(checkpoint.latest(tmp_path), device="cpu").parts.network.state_dict()
+    averaged = trainer.ema.shadow
+    assert all(torch.equal(found[name.removeprefix("network.")], value) for name, value in averaged.items())
+
+
+def test_what_a_stage_begins_with_is_said_and_its_size_kept(data, base, text_run):
+    assert stage("published", data, base, set=SMALL).notes[-1].startswith("temporal layers: fresh")
+    task = stage("published", replace(data, size=8), text_run)
+    assert "of the stage 'text', are trained further" in task.notes[-1]
+    assert (task.source.model.settings.height, task.source.model.settings.fps) == (8, 8)
+    assert stage("text", replace(data, size=8), text_run).source.model.settings.height == 8
+
+
 def test_previews_and_validation_of_each_stage(data, base, tmp_path):
     for preset, found in (("published", "sheet.png"), ("interpolation", "sheet.png")):
         task = stage(preset, data, base, set=SMALL)

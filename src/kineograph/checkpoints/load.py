@@ -15,7 +15,7 @@ from kineograph.checkpoints.lora import add_lora
 from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_folder
 from kineograph.checkpoints.original import is_picture_file, load_original, load_picture_file, needs_base
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
-from kineograph.checkpoints.run import is_run_checkpoint, load_run_checkpoint
+from kineograph.checkpoints.run import is_run_checkpoint, load_run_checkpoint, newest_of_run
 from kineograph.checkpoints.sdxl import is_xl, load_xl_file
 from kineograph.checkpoints.single_files import VAE, SingleFile, read_single
 from kineograph.checkpoints.sparsectrl import CLASSES, control_refusal
@@ -83,9 +83,10 @@ def load_image_to_video(folder: Path, base: str | Path | None, lora: Sequence[st
 
 def load_folder(folder: Path, base: str | Path | None) -> Loaded:
     """Load a model folder, a training run's checkpoint, or a folder of motion modules on its base."""
-    if is_run_checkpoint(folder):
+    run = folder if is_run_checkpoint(folder) else newest_of_run(folder)
+    if run is not None:
         no_base(folder, base)
-        return load_run_checkpoint(folder, load_checkpoint)
+        return load_run_checkpoint(run, load_checkpoint)
     if (folder / INDEX).is_file():
         no_base(folder, base)
         index = read_index(folder)

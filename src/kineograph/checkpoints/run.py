@@ -6,6 +6,7 @@ A checkpoint holds the weights that train (and their averages); the rest of the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,16 @@ MODEL_INDEX = "model_index.json"
 def is_run_checkpoint(folder: Path) -> bool:
     """Say whether a folder is a checkpoint of a training run, be it that one file is missing."""
     return sum((folder / name).is_file() for name in (STATE, WEIGHTS, whole.INDEX)) > 1
+
+
+def newest_of_run(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run that has no model yet, and say so; None: it is no such folder."""
+    found = sorted((path for path in (folder / "checkpoints").glob("step-*") if is_run_checkpoint(path)), reverse=True)
+    whole_ones = (path for path in found if (path / whole.INDEX).is_file() and whole.damage(path) is None)
+    taken = None if (folder / MODEL_INDEX).is_file() else next(whole_ones, None)
+    if taken is not None:
+        sys.stderr.write(f"'{folder}' is a run without a model yet; its checkpoint {taken.name} is taken.\n")
+    return taken
 
 
 def load_run_checkpoint(folder: Path, load: Callable[[Path], Loaded]) -> Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,10 +88,17 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
+        for name in ("ema_halflife_samples", "lr_warmup_steps", "weight_decay", "preview_steps", "validation_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} must be a number from 0 up, not {getattr(self, name)}.")
+        for name in ("learning_rate", "max_grad_norm", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} must be above 0, not {value}.")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise InputError(f"--adam-betas must be from 0 to below 1, not {self.adam_betas}.")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise InputError(f"--micro-batch-size must be at least 1, not {self.micro_batch_size}.")
-        if not self.learning_rate > 0:
-            raise InputError(f"--learning-rate must be above 0, not {self.learning_rate}.")
         if self.export and not self.resume:
             raise InputError("--export writes the model of a run that is there: give --resume with it.")
         if self.resume and self.init_from is not None:
@@ -105,8 +113,6 @@ class TrainConfig:
 
 def learning_rate_at(config: TrainConfig, step: int) -> float:
     """Return the learning rate of optimizer step `step` (from 0)."""
-    import math
-
     warm = min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
     if config.lr_schedule == "constant":
         return config.learning_rate * warm

@@ -12,6 +12,8 @@ import torch
 from kineograph.data.cache import default_cache
 from kineograph.data.frames import FrameSpec, FrameStore, frame_store
 from kineograph.data.latents import LatentStore, latent_store
+from kineograph.data.lengths import frames_at
+from kineograph.data.manifest import read_manifest
 from kineograph.data.splits import DEFAULT_HELD_OUT, held_out_split
 from kineograph.devices import best_device, has_bf16
 from kineograph.errors import InputError
@@ -21,7 +23,7 @@ from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.weights import check_finite
 from kineograph.training.autoencoder import to_pixels
 from kineograph.training.captions import CaptionTokens, encode_captions
-from kineograph.training.opening import preview_prompts
+from kineograph.training.opening import check_lengths, preview_prompts
 from kineograph.training.task import Progress
 
 MAX_FRAMES = 24
@@ -84,14 +86,29 @@ class DataConfig:
             )
         return max(MAX_FRAMES, num_frames) if self.max_frames is None else self.max_frames
 
+    def check_size(self, autoencoder: FrameAutoencoder) -> None:
+        """Refuse a size that an autoencoder does not divide.
+
+        Raises:
+            InputError: The message names the nearest that it does.
+        """
+        factor = autoencoder.factor
+        if self.size % factor or self.size < factor:
+            low = max(factor, self.size // factor * factor)
+            raise InputError(f"--size {self.size} is not a multiple of {factor}; take {low} or {low + factor}.")
+
     def store(self, progress: Progress | None = None, num_frames: int = 1) -> FrameStore:
         """Open (or decode) the frames, as many of each clip as samples of `num_frames` need.
 
         Raises:
             InputError: Frames are asked for that make no sense.
+            DataError: By its manifest the data set has no clip of that length.
         """
         taken = self.frames_of_clips(num_frames)
         spec = FrameSpec(size=self.size, fps=self.sample_fps, max_frames=taken, background=self.background)
+        clips = [clip for clip in read_manifest(self.data) if clip.split == "train"]
+        if clips:
+            check_lengths([frames_at(clip, self.sample_fps) for clip in clips], num_frames, self.sample_fps)
         return frame_store(self.data, spec, self.cache, progress)
 
     def previewed(self, frames: FrameStore) -> tuple[str, ...]:

@@ -30,6 +30,11 @@ class Ending:
         except (OSError, ValueError, KeyError, TypeError):  # none yet, or cut: then all is done again
             return {}
 
+    def forget(self) -> None:
+        """Forget what was done: the weights are about to change, be it that they come to the same step again."""
+        self.file.unlink(missing_ok=True)
+        self.done = {}
+
     def note(self, name: str, value: Any) -> None:
         """Remember that a part is done, and what it gave."""
         self.done[name] = value

@@ -111,6 +111,8 @@ class Trainer:
         self._trained = not self.config.resume or self.step < self.config.max_train_steps
         if not self._trained:
             return True
+        if self.accelerator.is_main_process:
+            Ending(self.run_dir, self.step).forget()
         self.log.say(self.describe())
         with self._signals():
             self._steps()
@@ -265,7 +267,8 @@ class Trainer:
         folder = self.run_dir / "checkpoints" / START
         if not self.task.part or not self.accelerator.is_main_process:
             return
-        if not any((place / MODEL_INDEX).is_file() for place in (folder, self.run_dir / "model")):
+        places = (folder, self.run_dir / "model") if self.config.resume else ()
+        if not any((place / MODEL_INDEX).is_file() for place in places):
             self._write_model(folder)
 
     def _write_model(self, folder: Path) -> None:
@@ -349,10 +352,19 @@ class Trainer:
         )
 
     def _check_directory(self) -> None:
-        """Refuse to overwrite another run."""
-        if not self.config.resume and checkpoint.checkpoints(self.run_dir):
+        """Refuse to overwrite another run, or anything else that bears a name of ours."""
+        if self.config.resume:
+            return
+        if checkpoint.checkpoints(self.run_dir):
             raise DataError(
                 f"'{self.run_dir}' already holds a run. Continue it with --resume, or choose another --output-dir."
+            )
+        held = {"model": "a model", MODEL_INDEX: "a model", "manifest.jsonl": "a data set"}
+        held |= {} if _is_record(self.run_dir / "config.json") else {"config.json": "something else"}
+        found = [what for name, what in held.items() if (self.run_dir / name).exists()]
+        if found:
+            raise DataError(
+                f"'{self.run_dir}' holds {found[0]}, which is not overwritten; choose another --output-dir."
             )
 
     def _record(self) -> None:
@@ -415,6 +427,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _is_record(file: Path) -> bool:
+    """Say whether a file is what a run wrote down of itself."""
+    try:
+        return {"task", "config", "versions"} <= json.loads(file.read_bytes()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def versions() -> dict[str, str]:

@@ -41,18 +41,31 @@ def training_clips(store: FrameStore, num_frames: int) -> np.ndarray:
     Raises:
         DataError: None does; the message says how long the longest is.
     """
-    clips = usable(store, "train", num_frames)
-    if len(clips) == 0:
-        every = store.clips_of("train")
-        if len(every) == 0:
-            splits = ", ".join(sorted({clip.split for clip in store.clips})) or "none"
-            raise DataError(f"The data set has no clip of the split 'train' to learn from; its splits: {splits}.")
-        fit, longest = fitting(store.counts[every], num_frames, store.spec.fps), int(store.counts[every].max())
+    every = store.clips_of("train")
+    if len(every) == 0:
+        splits = ", ".join(sorted({clip.split for clip in store.clips})) or "none"
+        raise DataError(f"The data set has no clip of the split 'train' to learn from; its splits: {splits}.")
+    check_lengths(store.counts[every].tolist(), num_frames, store.spec.fps)
+    return usable(store, "train", num_frames)
+
+
+def check_lengths(given: Sequence[int], num_frames: int, fps: float) -> None:
+    """Refuse a number of frames that no training clip gives.
+
+    Args:
+        given: Frames of each training clip at the run's rate.
+        num_frames: Frames of a sample.
+        fps: The run's rate.
+
+    Raises:
+        DataError: The message says how long the longest is.
+    """
+    fit, longest = fitting(given, num_frames, fps), max(given)
+    if not fit.kept:
         raise DataError(
             f"There is nothing to train on: {fit}. The longest training clip gives {longest}: "
             + (f"--num-frames {longest}, a higher --sample-fps, or longer clips." if longest > 1 else "no motion.")
         )
-    return clips
 
 
 def preview_prompts(store: FrameStore, held_out: str, count: int = PREVIEWS) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from kineograph.models.image_unet import build_image_unet, prefer_matmul_attenti
 from kineograph.models.latent_video import LatentVideoModel, Settings
 from kineograph.models.text import TextEncoder, load_text_encoder, minilm_folder
 from kineograph.models.video_unet import VideoUNet
-from kineograph.sampling.generate import open_model
+from kineograph.sampling.generate import BUNDLED, open_model
 from kineograph.temporal.inflate import strip
 from kineograph.temporal.tags import train_only
 from kineograph.training.autoencoder import AutoencoderTask
@@ -170,7 +170,7 @@ def autoencoder_task(
     data.refuse_prompts("autoencoder")
     fresh = {"patch": config.patch, "channels": config.channels, "latent_channels": config.latent_channels}
     network = load_autoencoder(base).train() if base is not None else build_autoencoder(**fresh)
-    network.check_size(data.size, data.size)
+    data.check_size(network)
     frames = data.store(progress)
     task = AutoencoderTask(network, frames, data.validated(frames), decoder_only=base is not None)
     task.notes = about_data(task.store, task.held_out)
@@ -189,7 +189,7 @@ def latent_image_task(
         progress: Called while caches are made.
     """
     vae = load_autoencoder(autoencoder)
-    vae.check_size(data.size, data.size)
+    data.check_size(vae)
     text = load_text_encoder(minilm_folder())
     unet = build_image_unet(
         latent_channels=vae.latent_channels,
@@ -227,6 +227,7 @@ def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Prog
     model = image_or_video(base)
     if not isinstance(model.text, TextEncoder):
         raise InputError(f"'{base}' has two text encoders; a draft is for models with one.")
+    data.check_size(model.autoencoder)
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress)
     model.settings = replace(model.settings, draft_until=config.until)
@@ -287,6 +288,7 @@ def decoder_task(
     data.refuse_balance("decoder")
     data.refuse_prompts("decoder")
     model = image_or_video(base)
+    data.check_size(model.autoencoder)
     store = encoded(model.autoencoder, data.store(progress), data.cache, progress)
     captions = data.captions(model.text, store.frames, progress) if config.drafts else None
     task = DecoderTask(
@@ -338,7 +340,7 @@ def latent_video_task(
     num_frames = _frames(chosen, config)
     if num_frames < 2:
         raise InputError(f"--num-frames must be at least 2 for a system, whose layers learn motion, not {num_frames}.")
-    model.autoencoder.check_size(data.size, data.size)
+    data.check_size(model.autoencoder)
     settings = replace(
         model.settings,
         name=f"{chosen.name}",
@@ -430,11 +432,17 @@ def has_time_of(system: System, model: LatentVideoModel) -> bool:
     return model.network.plan is not None and model.settings.system == system.name
 
 
+def called(base: Path) -> str:
+    """Return what people call a model: a bundled one by its name, another one by its path."""
+    return base.name if base.parent == BUNDLED else str(base)
+
+
 def about_base(system: System, model: LatentVideoModel, config: VideoConfig, base: Path) -> str:
     """Say whether the temporal layers are fresh or those of the base, and what becomes of its own."""
+    name = called(base)
     if config.keep_temporal:
-        return f"temporal layers: those of '{base}' are trained further (--keep-temporal)"
-    fresh = f"temporal layers: fresh ones of {system.name} in the image network of '{base}'"
+        return f"temporal layers: those of '{name}' are trained further (--keep-temporal)"
+    fresh = f"temporal layers: fresh ones of {system.name} in the image network of '{name}'"
     if model.network.plan is None:
         return fresh
     own = f"{fresh}, whose own, of {model.settings.system}, are left out"

@@ -37,7 +37,7 @@ from kineograph.training.captions import CaptionTokens
 from kineograph.training.data import DataConfig, encoded
 from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
 from kineograph.training.opening import about_data
-from kineograph.training.recipes import VideoConfig, image_network, overridden, tuned
+from kineograph.training.recipes import VideoConfig, called, image_network, overridden, tuned
 from kineograph.training.task import Progress
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def stage_task(
     stage = STAGES[STAGE_OF[preset]]
     parts = _opened(base)
     _check_order(parts, stage, base)
+    data.check_size(parts.autoencoder)
     frames = stage.frames if config.num_frames is None else config.num_frames
     if stage.given != "text":
         data.refuse_prompts(f"{system.name}, {preset}")
@@ -108,8 +109,8 @@ def _about_base(parts: Model, base: Path) -> str:
     """Say whether the temporal layers are fresh or those of the stage before."""
     before = given_to(parts)
     if before is None:
-        return f"temporal layers: fresh, in the image network of '{base}'"
-    return f"temporal layers: those of '{base}', a model of the stage '{before}', are trained further"
+        return f"temporal layers: fresh, in the image network of '{called(base)}'"
+    return f"temporal layers: those of '{called(base)}', a model of the stage '{before}', are trained further"
 
 
 def _check(config: VideoConfig) -> None:
