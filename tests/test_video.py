@@ -788,7 +788,7 @@ def test_impossible_requests(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("a.mp5", {}, "Unknown format of 'a.mp5' '.mp5', did you mean '.mp4'"),
+        ("a.mp5", {}, "unknown ending '.mp5', did you mean '.mp4'"),
         ("a.mp4", {}, "mp4 has no alpha channel. Give background='white'"),
         ("a.gif", {"crf": 20}, "crf=20 has no meaning for '.gif'"),
         ("a.webm", {"crf": 64}, "out of range"),

@@ -24,6 +24,7 @@ import numpy as np
 
 from kineograph._kinds import HEAD_BYTES, is_picture, unreadable
 from kineograph._rates import Timing, ntsc
+from kineograph._targets import windows_hint
 from kineograph.errors import InputError, MediaError
 
 STILLS_FPS = 8.0
@@ -203,6 +204,8 @@ def open_source(path: str | Path) -> Source:
 def _neighbour(path: Path) -> str:
     from kineograph.errors import nearest
 
+    if hint := windows_hint(str(path)):
+        return f", and backslashes divide no folders here. {hint}"
     if not os.path.isdir(path.parent):  # noqa: PTH112
         return f"; the folder '{path.parent}' does not exist either."
     return nearest(path.name, (entry.name for entry in path.parent.iterdir())) or "."

@@ -100,6 +100,8 @@ def atomically(target: Path) -> Iterator[Path]:
         ResourceError: The disk is full.
         MediaError: The folder does not exist or cannot be written.
     """
+    if target.parent.exists() and not target.parent.is_dir():
+        raise MediaError(f"Cannot write '{target}': '{target.parent}' is a file, no folder. Name another place.")
     if not target.parent.is_dir():
         raise MediaError(f"Cannot write '{target}': the folder '{target.parent}' does not exist. Make it first.")
     temporary: Path | None = None

@@ -47,7 +47,7 @@ def open_picture(path: Path) -> Source:
         mode, rotation = image.mode, stated_rotation(image)
     tick = {"gif": 0.01, "webp": 0.001, "avif": 0.001}.get(container, 1e-4)
     rates: tuple[float, ...] = (record.fps,) if record else (STILLS_FPS,) if frames == 1 else ()
-    durations = [1000 / rates[0]] if frames == 1 else held or _pillow_durations(path)
+    durations = [1000 / rates[0]] if rates and frames == 1 else held or _pillow_durations(path)
     timed = _timed(path, durations, tick, rates, record)
     facts = MediaInfo(
         path=str(path),

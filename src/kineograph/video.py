@@ -23,6 +23,7 @@ from torch import Tensor
 
 from kineograph._container import STILLS_FPS, MediaInfo, Picture, Record, Source, check_window, open_source
 from kineograph._rates import Timing, timing
+from kineograph._targets import SUFFIXES, ending
 from kineograph.errors import InputError, MediaError, unknown
 
 if TYPE_CHECKING:
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["STILLS_FPS", "MediaInfo", "Video", "contact_sheet", "iterate", "probe"]
 
 Colour = str | tuple[int, int, int]
-SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".gif", ".webp", ".apng", ".png")
-"""What `Video.save` writes, besides a folder of PNG pictures (a path without a suffix, or ending in '/')."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Video:
     """A clip.
 
@@ -67,6 +66,19 @@ class Video:
 
     def __len__(self) -> int:
         return self.frames.shape[0]
+
+    def __repr__(self) -> str:
+        """Say how much there is: `Video(16 frames, 128x96, 8 fps, 2 s)`, width before height."""
+        count = f"{len(self)} frame{'s' if len(self) > 1 else ''}"
+        rate = f"{self.fps:.5g} fps{' on average' if self.times else ''}"
+        alpha = ", alpha" if self.alpha else ""
+        return f"Video({count}, {self.width}x{self.height}{alpha}, {rate}, {self.duration:.4g} s)"
+
+    def _repr_html_(self) -> str:
+        """Play the clip where a notebook shows the value of a cell."""
+        from kineograph._notebook import html_of
+
+        return html_of(self)
 
     @property
     def height(self) -> int:
@@ -237,7 +249,7 @@ class Video:
         target = Path(path)
         video = self._retimed(fps) if fps is not None else self
         video = video.over(background) if background is not None and video.alpha else video
-        write = _writer(_suffix(path), target, crf, quality, video)
+        write = _writer(ending(os.fspath(path), SUFFIXES, "The file"), target, crf, quality, video)
         pixels = video.to_uint8()
         record = video._record({**self.metadata, **(metadata or {})})
         with atomically(target) as draft:
@@ -523,16 +535,10 @@ def _resized(frames: Tensor, height: int, width: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def _suffix(path: str | os.PathLike[str]) -> str:
-    return "" if os.fspath(path).endswith(("/", os.sep)) else Path(path).suffix.lower()
-
-
 def _writer(suffix: str, target: Path, crf: int | None, quality: int | None, video: Video) -> Any:
     """Choose the writer for a suffix, refusing options and pixels that the format does not have."""
     from kineograph import _encode
 
-    if suffix and suffix not in SUFFIXES:
-        raise unknown(f"format of '{target.name}'", suffix, SUFFIXES)
     best = {".mp4": 51, ".m4v": 51, ".mov": 51, ".webm": 63}
     if crf is not None and suffix not in best:
         raise InputError(f"crf={crf} has no meaning for '{suffix or 'a folder'}'; it belongs to mp4 and webm.")

@@ -73,7 +73,7 @@ def test_several_prompts_from_a_file_make_a_folder_and_a_sheet(model_folder, tmp
         (("mine.mp4",), "--between"),
         (("prompts.txt",), "--prompts prompts.txt"),
         (("a dog", "-o", "o.png"), "holds one picture, and the clip has 16"),
-        (("a dog", "-o", "out_v1.5"), "a folder ends in a slash: 'out_v1.5/'"),
+        (("a dog", "-o", "out.mpg"), "a folder ends in a slash: 'out.mpg/'"),
         (("a dog", "--preview", "sheet.jpg"), "'sheet.png'"),
         (("a dog", "-o", "a.png", "--num-frames", "1", "--preview", "a.png"), "both name 'a.png'"),
         (("a dog", "--image", "gone.png"), "--image 'gone.png' does not exist"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kineograph.cli._outputs import check_ending, check_free, claimed, is_folder
+from kineograph.cli._outputs import check_free, claimed
 from kineograph.errors import InputError
 
 
@@ -27,21 +27,6 @@ def test_a_writer_that_fails_leaves_no_empty_file(tmp_path):
         with pytest.raises(OSError, match="full"), claimed(tmp_path / "kept.mp4", overwrite):
             raise OSError("full")
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("kept.mp4", "old")]
-
-
-def test_a_slash_behind_always_means_a_folder(tmp_path):
-    (tmp_path / "v1.5").mkdir()
-    assert all(map(is_folder, ("out_v1.5/", "clip.mp4/", "out", str(tmp_path / "v1.5"))))
-    assert not is_folder("clip.mp4")
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("clip.mpg", "'.mpg'.*a folder ends in a slash: 'clip.mpg/'"), ("C:\\out\\clip.mp4", "backslashes")],
-)
-def test_endings(name, words):
-    with pytest.raises(InputError, match=words):
-        check_ending(name, "--output", (".mp4",))
 
 
 def test_targets_that_cannot_be_written(tmp_path):

@@ -16,26 +16,6 @@ from pathlib import Path
 from kineograph.errors import InputError
 
 
-def is_folder(output: str) -> bool:
-    """Say whether a name means a folder: it ends in a slash, is one already, or has no ending."""
-    return output.endswith(("/", os.sep)) or Path(output).is_dir() or not Path(output).suffix
-
-
-def check_ending(output: str, flag: str, known: Iterable[str]) -> None:
-    """Refuse a file name whose ending says no format.
-
-    Raises:
-        InputError: Names what was given and what is known.
-    """
-    if "\\" in output and os.sep == "/":
-        raise InputError(f"{flag} '{output}' has backslashes, which divide no folders here. Write '/' instead.")
-    if not is_folder(output) and Path(output).suffix.lower() not in known:
-        raise InputError(
-            f"{flag} '{output}' has an unknown type '{Path(output).suffix}'. Known: {', '.join(known)}; a folder ends "
-            f"in a slash: '{output}/'."
-        )
-
-
 def check_free(files: Iterable[Path], flag: str, overwrite: bool) -> None:
     """Refuse files that cannot be written, or that are there already.
 

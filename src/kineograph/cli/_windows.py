@@ -31,7 +31,7 @@ def refuse_drives(words: Sequence[str]) -> None:
 def explained(message: str, words: Sequence[str]) -> str:
     r"""Add to a message about `films\a.mp4` that folders are separated otherwise here."""
     named = (value for value in map(_value, words) if _MIXED.fullmatch(value) and value in message)
-    path = next(named, None) if os.sep == "/" else None
+    path = next(named, None) if os.sep == "/" and "divide no folders here" not in message else None
     right = "" if path is None else path.replace("\\", "/")
     return message if path is None else f"{message} Here folders are separated by '/': '{right}'."
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from kineograph._targets import SUFFIXES, ending, is_folder
 from kineograph.cli._output import emit, progress, say
-from kineograph.cli._outputs import check_ending, check_free, check_place, claimed, is_folder
+from kineograph.cli._outputs import check_free, check_place, claimed
 from kineograph.cli._prompts import check_word, read_prompts, slug
 from kineograph.errors import InputError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from kineograph.sampling.picture_and_text import PictureAndText
     from kineograph.video import Video
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".gif", ".webp", ".apng", ".png")
 DEFAULT_FILE = Path("clip.mp4")
 
 
@@ -368,9 +368,8 @@ def _files(output: str, prompts: list[str]) -> list[Path]:
     """Return one file per prompt: the named file, or numbered ones in a folder; the default name for each without."""
     if not output:
         return [DEFAULT_FILE] * len(prompts)
-    check_ending(output, "--output", SUFFIXES)
-    path = Path(output)
-    if is_folder(output):
+    path, suffix = Path(output), ending(output, SUFFIXES, "--output")
+    if not suffix or is_folder(output):
         return [path / f"{i:03d}-{slug(prompt)}.mp4" for i, prompt in enumerate(prompts)]
     if len(prompts) == 1:
         return [path]
