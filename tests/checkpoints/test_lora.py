@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 import kineograph as kg
-from kineograph.checkpoints.lora import add_lora, flat, read_lora, split_scale, weights_of
+from kineograph.checkpoints.lora import add_lora, flat, read_lora, weights_of
+from kineograph.checkpoints.lora_path import split_scale
 from kineograph.errors import InputError, WeightsError
 
 RANK, ALPHA = 4, 2.0

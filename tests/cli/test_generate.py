@@ -125,6 +125,21 @@ def test_folders_with_dots_and_pictures(model_folder, tmp_path, capsys):
     assert "tiny was trained at 16x16 pixels; at 32x12" in capsys.readouterr().err
 
 
+def test_an_image_model_says_that_it_makes_a_picture_and_what_gives_it_time(tmp_path, capsys):
+    import torch
+    from tiny_models import tiny_model
+
+    image = tiny_model(system=None)
+    image.settings = replace(image.settings, num_frames=1)
+    image.save_pretrained(tmp_path / "image", torch.float32)
+    words = ("--model", tmp_path / "image", "--steps", 1)
+    assert run("a dog", *words, "-o", tmp_path / "a.png") == 0
+    assert "is an image model and makes single pictures" in capsys.readouterr().err
+    assert run("a dog", *words, "-o", tmp_path / "a.mp4", "--num-frames", 8) == 2
+    assert "--system text2video_zero" in capsys.readouterr().err
+    assert run("a dog", *words, "-o", tmp_path / "a.mp4", "--num-frames", 8, "--system", "text2video_zero") == 0
+
+
 def test_progress_ends_where_it_says_with_every_system(model_folder, tmp_path, capsys):
     words = ("--model", model_folder, "--system", "text2video_zero", "--steps", 6, "-o", tmp_path / "o", "--json")
     assert run("a dog", "a cat", *words) == 0

@@ -31,8 +31,9 @@ def texts(file: Path) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "HINTS" for t in node.targets):
-            silent |= {id(key) for key in node.value.keys}
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            hints = any(isinstance(target, ast.Name) and target.id == "HINTS" for target in node.targets)
+            silent |= {id(key) for key in node.value.keys if hints}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
             yield node.value

@@ -33,7 +33,9 @@ def test_a_seed_is_a_clip(model, tmp_path):
     assert clip.metadata["motion_bucket_id"] == 127
     assert clip.fps == 7
     steps = []
-    model.generate(photo(), callback=steps.append, **SMALL)
+    other = model.generate(photo(), callback=steps.append, seed=4, fps=7.5, **SMALL)
+    assert other.fps == other.metadata["fps"] == 7.5
+    assert not torch.equal(other.frames, clip.frames)  # the network is told the fraction too
     assert [step.i for step in steps] == [0, 1]
 
 
@@ -74,6 +76,7 @@ def test_other_proportions_are_cut_at_the_centre():
         ({"seed": -1}, InputError, "--seed"),
         ({"height": 17}, InputError, "--height 17 is not a multiple of 2"),
         ({"fps": 0}, InputError, "--fps"),
+        ({"motion_bucket_id": 300}, InputError, "--motion-bucket-id must be from 0 to 255, not 300"),
         ({"max_guidance_scale": 101}, InputError, "--guidance-scale"),
     ],
 )

@@ -65,6 +65,8 @@ def test_guidance_steers_away_from_the_negative_prompt_and_a_grey_picture(model)
         ({"eta": 1.5}, "^eta must be from 0 to 1, not 1.5"),
         ({"seed": -3}, "--seed"),
         ({"guidance_scale": -1}, "--guidance-scale"),
+        ({"guidance_scale": 1, "negative_prompt": "a cat"}, "--negative-prompt would change no pixel"),
+        ({"fps": 0}, "--fps"),
     ],
 )
 def test_values_out_of_range_are_refused(model, changes, words):

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kineograph.errors import InputError, WeightsError
+from kineograph.errors import InputError
 from kineograph.sampling import wishes
 from kineograph.sampling.generate import SAMPLERS
 from kineograph.sampling.known import Known, check_wishes, known
-from kineograph.sampling.places import check_lora, find
+from kineograph.sampling.places import find
 
 
 def test_the_names_of_samplers_are_those_there_are():
@@ -60,13 +60,6 @@ def test_a_run_means_its_model(model_folder, tmp_path):
     assert find(tmp_path / "run") == tmp_path / "run" / "model"
 
 
-def test_a_lora_that_is_not_there(tmp_path):
-    (tmp_path / "style.safetensors").touch()
-    check_lora(f"{tmp_path / 'style.safetensors'}:0.8")
-    with pytest.raises(WeightsError, match="--lora: there is no file 'other.safetensors:0.8'"):
-        check_lora("other.safetensors:0.8")
-
-
 @pytest.mark.parametrize(
     ("size", "warned"), [((128, 128), False), ((112, 144), False), ((96, 160), True), ((256, 256), True)]
 )
@@ -75,6 +68,15 @@ def test_sizes_far_from_the_trained_one_are_warned_of(size, warned):
     assert bool(wishes.strange_size(*size, own)) == warned
 
 
-def test_checking_needs_no_torch():
-    code = "import sys, kineograph.cli.generate, kineograph.sampling.known; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+CHECK = """
+import sys
+import kineograph.cli.generate as command
+
+command._checked(command.Args(lora=(f"{sys.executable}:0.5",), sampler="heun", num_frames=8))
+command._check_files(command.Args(), [command.DEFAULT_FILE], 16)
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_checking_needs_no_torch(tmp_path):
+    assert subprocess.run([sys.executable, "-c", CHECK], check=False, cwd=tmp_path).returncode == 0

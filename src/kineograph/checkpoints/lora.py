@@ -6,7 +6,6 @@ is added to the weights. What files look like is in `lora_files`, where they not
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 from kineograph._notices import notice
 from kineograph.checkpoints.ldm import unet_keys
 from kineograph.checkpoints.lora_files import Change, LoraPart, read_changes, read_parts
+from kineograph.checkpoints.lora_path import split_scale
 from kineograph.checkpoints.lora_scale import AdapterConfig
-from kineograph.errors import InputError, WeightsError
+from kineograph.errors import WeightsError
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.picture import PictureVideoModel
 from kineograph.systems import systems
@@ -148,29 +148,6 @@ def _tell_if_unsaid(part: LoraPart) -> None:
             f"'{part.path}' does not say its alpha: it is taken to be the rank. peft keeps it in adapter_config.json, "
             "which is not beside it."
         )
-
-
-def split_scale(given: str | Path) -> tuple[Path, float]:
-    """Take a file or folder and its strength apart.
-
-    Raises:
-        InputError: The strength is no number, or not finite.
-        WeightsError: There is no such file or folder.
-    """
-    path, scale, text = Path(given), 1.0, str(given)
-    if not path.exists() and ":" in text:
-        stem, _, number = text.rpartition(":")
-        with contextlib.suppress(ValueError):
-            path, scale = Path(stem), float(number)
-        if path == Path(given) and Path(stem).exists():
-            raise InputError(
-                f"--lora {given}: '{number}' is no number. It is written PATH or PATH:strength, as in {stem}:0.8."
-            )
-    if not path.exists():
-        raise WeightsError(f"--lora: there is no file '{path}', nor a folder. It is written PATH or PATH:strength.")
-    if not abs(scale) < 1e3:
-        raise InputError(f"--lora {given}: the strength must be a number between -1000 and 1000, not {scale}.")
-    return path, scale
 
 
 def read_lora(path: Path) -> list[Change]:

@@ -185,6 +185,7 @@ def _checked(args: Args) -> Known:
     Raises:
         KineographError: Names the flag that cannot be met.
     """
+    from kineograph.checkpoints.lora_path import split_scale
     from kineograph.sampling import places, wishes
     from kineograph.sampling.known import check_wishes, known
 
@@ -194,7 +195,7 @@ def _checked(args: Args) -> Known:
     if args.base is not None:
         places.base_here(args.base)
     for given in args.lora:
-        places.check_lora(given)
+        split_scale(given)
     for flag, file in (("--image", args.image), ("--between", args.between)):
         if file is not None and not file.exists():
             raise InputError(f"{flag} '{file}' does not exist.")

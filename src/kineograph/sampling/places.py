@@ -84,16 +84,6 @@ def find_base(name: str | Path) -> Path:
     return base_here(name) or _fetched(str(name))
 
 
-def check_lora(given: str) -> None:
-    """Refuse a LoRA that is not there; `PATH` or `PATH:scale`.
-
-    Raises:
-        WeightsError: Names it.
-    """
-    if not Path(given).exists() and not Path(given.rpartition(":")[0] or given).exists():
-        raise WeightsError(f"--lora: there is no file '{given}'. It is written PATH or PATH:scale.")
-
-
 def _fetched(name: str) -> Path:
     """Return the local copy of a model on the Hub, fetching what is missing.
 

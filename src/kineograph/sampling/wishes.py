@@ -18,8 +18,8 @@ MOST_STEPS = 1000
 MOST_FRAMES = 4
 """Clips may be so many times as long as those that a model was trained on."""
 STRANGE = 0.25
-"""A side that differs from the trained one by this share or more: the bundled model, trained at 128x128, shows its
-pictures twice at 96x160 and at 256x256."""
+"""A side that differs from the trained one by this share or more: the bundled model, trained at 128x128, squeezes its
+pictures at 96x160 and gives every contour ghosts from 160x160 on, clearest at 256x256."""
 SCHEDULER = "scheduler"
 """The sampler that the checkpoint's own scheduler configuration describes, with its spacing of timesteps."""
 SAMPLER_NAMES = ("ddim", "ddpm", "euler-ancestral", "heun", "dpm++", "sde-dpm++", "unipc")
@@ -191,6 +191,6 @@ def strange_size(height: int, width: int, own: Any) -> str:
     if all(abs(given / trained - 1) < STRANGE for given, trained in sides):
         return ""
     return (
-        f"{own.name} was trained at {own.width}x{own.height} pixels; at {width}x{height} it may show things twice, or "
-        f"as ghosts. For another size make the clip at --width {own.width} --height {own.height} and scale it."
+        f"{own.name} was trained at {own.width}x{own.height} pixels; at {width}x{height} it may show ghosts, or "
+        f"things twice. For another size make the clip at --width {own.width} --height {own.height} and scale it."
     )
