@@ -112,9 +112,8 @@ def test_there_and_back_is_exact(source, tmp_path, to):
         assert same(part(again), part(first))
     if to == "original":
         theirs, back = load_file(file), load_file(out)
-        assert set(theirs) - set(back) == {"embedder.model.ln_final.weight", "embedder.model.logit_scale"}
-        assert back["scale_arr"].shape == theirs["scale_arr"].shape
-        torch.testing.assert_close(back["scale_arr"], theirs["scale_arr"])
+        assert sorted(theirs) == sorted(back)
+        assert all(torch.equal(back[key], value) for key, value in theirs.items())
     assert torch.equal(
         first.generate("a dog", photo(), **SMALL).frames, again.generate("a dog", photo(), **SMALL).frames
     )

@@ -24,8 +24,8 @@ from kineograph.systems import systems
 from kineograph.systems.stable_video_diffusion import SVDConfig
 
 
-@pytest.fixture(scope="module")
-def model():
+def file_model():
+    """Return a tiny model of the sizes that can be read off a file: heads of 64 channels."""
     unet = {
         "in_channels": 8,
         "cross_attention_dim": 24,
@@ -47,6 +47,11 @@ def model():
     vae = perturbed(lambda: temporal_autoencoder(tiny_svd.tiny_vae().config), 3)
     encoder = ImageEncoder(perturbed(lambda: CLIPVisionModelWithProjection(vision), 4))
     return ImageToVideoModel(network, vae, encoder, ImageToVideoSettings(wave_channels=8))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return file_model()
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import diffusers
 import torch
 from torch import Tensor
 
+from kineograph.checkpoints.as_original import WHOLE, clip_weights, foreign_modules, original_modules, original_of
+from kineograph.checkpoints.folder_facts import stored_types, unread_parts
 from kineograph.checkpoints.image import INDEX
-from kineograph.checkpoints.ldm import unet_keys, vae_keys_for
-from kineograph.checkpoints.load import is_adapter, load_base, load_checkpoint
+from kineograph.checkpoints.kept import Kept, compare, read_kept, restored, write_kept
+from kineograph.checkpoints.load import Loaded, is_adapter, load_base, load_checkpoint, load_single
 from kineograph.checkpoints.motion import (
     IMAGE,
-    SYSTEM,
     MotionModules,
     file_modules,
     image_of,
@@ -24,23 +25,17 @@ from kineograph.checkpoints.motion import (
     read_adapter,
     read_motion_folder,
 )
-from kineograph.checkpoints.networks import key_map, to_diffusers
-from kineograph.checkpoints.open_clip import text_to_theirs
-from kineograph.checkpoints.original import SCALES, picture_tensors
+from kineograph.checkpoints.networks import to_diffusers
 from kineograph.checkpoints.pipelines import SIDECAR
-from kineograph.checkpoints.sdxl import xl_text_tensors
-from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, read_single
-from kineograph.checkpoints.svd import svd_tensors
+from kineograph.checkpoints.single_files import STEP, SingleFile, read_single
 from kineograph.errors import InputError, WeightsError, unknown
-from kineograph.models.image_to_video import ImageToVideoModel
 from kineograph.models.latent_video import LatentVideoModel
 from kineograph.models.picture import PictureVideoModel
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet, write_temporal
 from kineograph.models.weights import WEIGHTS, readable, save_diffusers, write_json, write_safetensors
-from kineograph.systems import systems
+from kineograph.models.whole_folder import whole_folder
 from kineograph.systems.svd_folder import save_stable_video_diffusion
-from kineograph.systems.videocrafter import scale_table
 from kineograph.temporal.inflate import temporal_state_dict
 
 TO = ("kineograph", "diffusers", "original")
@@ -54,8 +49,6 @@ PIPELINES = {
     "image xl": ("StableDiffusionXLPipeline", "UNet2DConditionModel"),
 }
 """diffusers' pipeline and network class for a system, with `xl` for its form on Stable Diffusion XL."""
-WHOLE = ("image", "videocrafter")
-"""Systems whose original files hold autoencoder and text encoder too."""
 FORMAT = 1
 
 
@@ -79,9 +72,9 @@ def convert(
     output: str | Path,
     to: str,
     base: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Written:
-    """Read a model or motion modules in any layout and write them in another.
+    """Read a model or motion modules in any layout and write them in another; the output appears whole or not at all.
 
     Args:
         source: A folder or a file, as `load_checkpoint` reads.
@@ -89,29 +82,128 @@ def convert(
         to: A layout of `TO`.
         base: The image model, for files that hold a network without autoencoder and text encoder, and for motion
             modules of no published width.
-        dtype: Data type of the written weights.
+        dtype: Data type of the written weights; None takes the source's, and float32 where it has several.
 
     Raises:
         InputError: The layout is unknown, the output exists or has the wrong form.
         WeightsError: The source cannot be read, or the layout cannot hold it.
     """
     target = _target(Path(output), to)
-    source = Path(source)
+    found = _opened(Path(source), base)
+    if to == "original":
+        return _write_original(found, target, dtype)
+    with whole_folder(target) as folder:
+        written = _write_folder(found, folder, to, _one_type(found.types) if dtype is None else dtype)
+        if found.kept is not None:
+            write_kept(found.kept, folder)
+    notes = (*written.notes, *found.notes, found.kept.note if found.kept else "")
+    if dtype is None and len(found.types) > 1:
+        kinds = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in found.types))
+        notes += (f"the source has weights of {kinds}; all are written as float32",)
+    return replace(written, path=target, notes=tuple(filter(None, notes)))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a conversion starts from.
+
+    Attributes:
+        modules: Motion modules, with the network that they fit, without weights, and theirs in our names.
+        model: A whole model, if it is none of these.
+        kept: What its authors' file has beyond what is used, as far as known.
+        types: Data types of the source's numbers.
+        notes: What of the source is not read.
+    """
+
+    modules: tuple[MotionModules, VideoUNet, dict[str, Tensor]] | None
+    model: Loaded | None
+    kept: Kept | None
+    types: frozenset[torch.dtype]
+    notes: tuple[str, ...] = ()
+
+
+def _opened(source: Path, base: str | Path | None) -> Opened:
+    """Read the source of a conversion.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
     with readable(source):
-        modules = motion_modules(source)
+        if source.is_file():
+            return _opened_file(read_single(source), base)
+        modules = folder_modules(source)
+        kept, types = (read_kept(source), stored_types(source)) if source.is_dir() else (None, frozenset())
     if modules is not None:
-        return _write_modules(modules, target, to, base, dtype)
-    model = load_checkpoint(source, base)
+        return Opened(_fitted(modules, base), None, kept, types)
+    return Opened(None, load_checkpoint(source, base), kept, types, unread_parts(source))
+
+
+def _opened_file(file: SingleFile, base: str | Path | None) -> Opened:
+    """Take a file that was read, and what must be kept of it."""
+    types = frozenset(value.dtype for value in file.tensors.values() if value.is_floating_point())
+    if file.kind.name == "motion_module":
+        modules = file_modules(file.path, file.tensors)
+        fitted = _fitted(modules, base)
+        theirs = modules.layout == "original"
+        made = original_modules(*fitted[1:]).tensors if theirs else {}
+        return Opened(fitted, None, compare(modules.tensors, made, file.metadata) if theirs else None, types)
+    with readable(file.path):
+        model = load_single(file, base)
+    if base is not None and isinstance(model, LatentVideoModel) and model.settings.system in WHOLE:
+        # autoencoder and text encoder are the base's, not the file's
+        return Opened(None, model, None, types)
+    step = {} if file.step is None else {STEP: str(file.step)}
+    return Opened(None, model, compare(file.tensors, original_of(model).tensors, {**file.metadata, **step}), types)
+
+
+def _fitted(modules: MotionModules, base: str | Path | None) -> tuple[MotionModules, VideoUNet, dict[str, Tensor]]:
+    """Return motion modules with the network that they fit, without weights, and theirs in our names."""
+    image = image_of(modules) if base is None else load_base(base, modules.where).unet.config
+    return (modules, *on_meta(modules, image))
+
+
+def _one_type(types: frozenset[torch.dtype]) -> torch.dtype:
+    """Return the only data type among those that are written, or float32."""
+    (only,) = types if len(types) == 1 else (torch.float32,)
+    return only if only in (torch.float16, torch.bfloat16) else torch.float32
+
+
+def _write_original(found: Opened, target: Path, dtype: torch.dtype | None) -> Written:
+    """Write a single file in the names of the authors' code.
+
+    Raises:
+        WeightsError: The authors' layout is unknown or cannot hold a weight.
+    """
+    if found.modules is not None:
+        content = original_modules(*found.modules[1:])
+    else:
+        assert found.model is not None
+        content = original_of(found.model)
+    if found.kept is None:
+        tensors = _typed(content.tensors, _one_type(found.types) if dtype is None else dtype)
+        metadata: Mapping[str, str] = {}
+    else:
+        tensors, metadata = restored(content.tensors, found.kept, dtype), found.kept.metadata
+    write_safetensors(tensors, target, {"format": "pt", **content.metadata, **metadata})
+    return Written(target, content.what, (*content.notes, *found.notes))
+
+
+def _write_folder(found: Opened, folder: Path, to: str, dtype: torch.dtype) -> Written:
+    """Write this library's or diffusers' layout into an empty folder."""
+    if found.modules is not None:
+        modules, network, weights = found.modules
+        return _write_temporal(network, weights, dict(modules.noted.get("settings", {})), folder, to, dtype)
+    model = found.model
+    if isinstance(model, LatentVideoModel):
+        return _write_ours(model, folder, dtype) if to == "kineograph" else _write_pipeline(model, folder, dtype)
     if isinstance(model, PictureVideoModel):
-        return _write_picture_model(model, target, to, dtype)
-    if not isinstance(model, LatentVideoModel):
-        return _write_image_to_video(model, target, to, dtype)
-    writers: dict[str, Callable[..., Written]] = {
-        "kineograph": _write_ours,
-        "diffusers": _write_pipeline,
-        "original": _write_original,
-    }
-    return writers[to](model, target, dtype)
+        if to == "diffusers":
+            return _write_pipeline(model.parts, folder, dtype)
+        model.save_pretrained(folder, dtype)
+        return Written(folder, f"a {model.settings.system} model with pictures")
+    assert model is not None
+    save_stable_video_diffusion(model, folder, dtype)
+    return Written(folder, "a StableVideoDiffusionPipeline of diffusers")
 
 
 def _target(output: Path, to: str) -> Path:
@@ -138,25 +230,13 @@ def _typed(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 # --- Motion modules ---------------------------------------------------------------------------------------------------
 
 
-def motion_modules(source: Path) -> MotionModules | None:
-    """Read motion modules from a folder or a file; None if the source is something else."""
-    if source.is_file():
-        file = read_single(source)
-        return file_modules(source, file.tensors) if file.kind.name == "motion_module" else None
+def folder_modules(source: Path) -> MotionModules | None:
+    """Read motion modules from a folder; None if it is something else."""
     if (source / INDEX).is_file():
         return None
     if (source / "temporal.json").is_file():
         return read_motion_folder(source)
     return read_adapter(source) if is_adapter(source) else None
-
-
-def _write_modules(
-    modules: MotionModules, target: Path, to: str, base: str | Path | None, dtype: torch.dtype
-) -> Written:
-    """Write motion modules in a layout."""
-    image = image_of(modules) if base is None else load_base(base, modules.where).unet.config
-    network, weights = on_meta(modules, image)
-    return _write_temporal(network, weights, dict(modules.noted.get("settings", {})), target, to, dtype)
 
 
 def _write_temporal(
@@ -169,13 +249,10 @@ def _write_temporal(
 ) -> Written:
     """Write the temporal weights of a network, in our names, as a motion file of a layout."""
     assert network.plan is not None
-    if to == "original":
-        write_safetensors(_typed(_foreign(network, weights, "original"), dtype), target, {"format": "pt"})
-        return Written(target, "motion modules in AnimateDiff's own layout", _left_out(network))
     if to == "kineograph":
         write_temporal(network.plan, _typed(weights, dtype), target)
     else:
-        tensors = _foreign(network, weights, "diffusers")
+        tensors = foreign_modules(network, weights, "diffusers")
         write_safetensors(_typed(tensors, dtype), target / f"{WEIGHTS}.safetensors", {"format": "pt"})
         write_json(adapter_config(network), target / "config.json")
     image = {name: network.config[name] for name in IMAGE}
@@ -184,21 +261,6 @@ def _write_temporal(
     )
     notes = _differs(network) if to == "diffusers" else ()
     return Written(target, "a motion adapter of diffusers" if to == "diffusers" else "motion modules", notes)
-
-
-def _foreign(network: VideoUNet, weights: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Return motion modules in a foreign layout.
-
-    Raises:
-        WeightsError: The temporal layers are not motion modules.
-    """
-    assert network.plan is not None
-    if [(p.at, p.layer) for p in network.plan.placements] != [("pair", "temporal_transformer")]:
-        raise WeightsError(
-            "These temporal layers are no motion modules, so neither AnimateDiff's nor diffusers' files can hold them "
-            "alone. Keep them in this library's own layout, --to kineograph."
-        )
-    return key_map(systems()[SYSTEM], network, layout).to_theirs(weights)
 
 
 def adapter_config(network: VideoUNet) -> dict[str, Any]:
@@ -231,15 +293,6 @@ def _differs(network: VideoUNet) -> tuple[str, ...]:
     if network.plan.spatial_norm == "clip":
         notes.append("diffusers takes the image network's norms per frame, here they span the clip (version 1)")
     return tuple(notes)
-
-
-def _left_out(network: VideoUNet) -> tuple[str, ...]:
-    """Say what of a plan the authors' files have no place for."""
-    assert network.plan is not None
-    over = network.plan.placements[0].options["norm_over"]
-    return (
-        () if over == "frame" else ("norms over the clip are not noted in this layout; it stands for norms per frame",)
-    )
 
 
 # --- Whole models -----------------------------------------------------------------------------------------------------
@@ -343,79 +396,3 @@ def _write_others(model: LatentVideoModel, target: Path, dtype: torch.dtype) -> 
     old_names = {f"text_model.{key}": value for key, value in clip_weights(model.text.towers[0]).items()}
     write_safetensors(_typed(old_names, dtype), target / "text_encoder" / "model.safetensors", {"format": "pt"})
     write_json(model.settings.scheduler, target / "scheduler" / "scheduler_config.json")
-
-
-def clip_weights(tower: Any) -> dict[str, Tensor]:
-    """Return a CLIP text encoder's weights without `text_model.`, which versions of transformers differ in."""
-    return {key.removeprefix("text_model."): value for key, value in tower.state_dict().items()}
-
-
-def _write_original(model: LatentVideoModel, target: Path, dtype: torch.dtype) -> Written:
-    """Write a single file in the names of the authors' code.
-
-    Raises:
-        WeightsError: The authors' layout is unknown or cannot hold a weight.
-    """
-    name, network = model.settings.system, model.network
-    if name == SYSTEM:
-        return _write_temporal(network, temporal_state_dict(network.unet), {}, target, "original", dtype)
-    if name != "image" and "original" not in systems()[name].key_maps:
-        raise WeightsError(f"The authors of {name} published no layout that is known here.")
-    if name in WHOLE:
-        return _written(_whole_tensors(model), target, dtype, "a checkpoint in the latent diffusion layout")
-    tensors = key_map(systems()[name], network, "original").to_theirs(network.unet.state_dict())
-    return _written(tensors, target, dtype, f"the network of {name}", "autoencoder and text encoder are not part of it")
-
-
-def _write_picture_model(model: PictureVideoModel, target: Path, to: str, dtype: torch.dtype) -> Written:
-    """Write VideoCrafter1's image-to-video model."""
-    if to == "kineograph":
-        model.save_pretrained(target, dtype)
-        return Written(target, f"a {model.settings.system} model with pictures")
-    if to == "diffusers":
-        return _write_pipeline(model.parts, target, dtype)
-    tensors = _whole_tensors(model.parts) | picture_tensors(model)
-    return _written(tensors, target, dtype, "VideoCrafter's image-to-video checkpoint in its authors' layout")
-
-
-def _write_image_to_video(model: ImageToVideoModel, target: Path, to: str, dtype: torch.dtype) -> Written:
-    """Write Stable Video Diffusion; this library keeps it in diffusers' layout, with its settings beside."""
-    if to == "original":
-        return _written(svd_tensors(model), target, dtype, "Stable Video Diffusion in its authors' layout")
-    save_stable_video_diffusion(model, target, dtype)
-    return Written(target, "a StableVideoDiffusionPipeline of diffusers")
-
-
-def _whole_tensors(model: LatentVideoModel) -> dict[str, Tensor]:
-    """Return network, autoencoder and text encoder in the latent diffusion layout."""
-    name, network, scale = model.settings.system, model.network, model.settings.data_scale
-    keys = unet_keys(network.config) if name == "image" else key_map(systems()[name], network, "original")
-    tensors = _under(UNET, keys.to_theirs(network.unet.state_dict())) | _under(VAE, _ldm_vae(model)) | _ldm_text(model)
-    if scale is None:
-        return tensors
-    assert network.plan is not None
-    convolutions = any(p.layer == "temporal_convolution" for p in network.plan.placements)
-    return tensors | {SCALES: scale_table(scale, convolutions)}
-
-
-def _written(tensors: Mapping[str, Tensor], target: Path, dtype: torch.dtype, what: str, *notes: str) -> Written:
-    write_safetensors(_typed(tensors, dtype), target, {"format": "pt"})
-    return Written(target, what, notes)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + key: value for key, value in tensors.items()}
-
-
-def _ldm_vae(model: LatentVideoModel) -> dict[str, Tensor]:
-    return vae_keys_for(model.autoencoder.vae.config).to_theirs(model.autoencoder.vae.state_dict())
-
-
-def _ldm_text(model: LatentVideoModel) -> dict[str, Tensor]:
-    """Return the text encoder as files of Stable Diffusion 1 (OpenAI's CLIP), 2 (OpenCLIP) or XL (both) hold it."""
-    if isinstance(model.text, TwoTextEncoders):
-        return xl_text_tensors(model.text)
-    weights = clip_weights(model.text.towers[0])
-    if model.text.towers[0].config.hidden_act == "quick_gelu":
-        return _under(f"{TEXT}text_model.", weights)
-    return _under(OPEN_TEXT, text_to_theirs(weights))

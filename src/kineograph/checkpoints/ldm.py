@@ -12,7 +12,7 @@ from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, text_encoder
 from kineograph.checkpoints.image import RAIL, ImageModel
 from kineograph.checkpoints.open_clip import text_to_ours, their_text_name
-from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
+from kineograph.checkpoints.single_files import OPEN_TEXT, PREDICTION, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.text import TextEncoder
@@ -89,7 +89,9 @@ def load_image_file(file: SingleFile) -> ImageModel:
     weights = unet_weights(file)
     config = shapes.image_unet(weights, where, unet_name(file))
     second = config["use_linear_projection"]
+    noted = file.metadata.get(PREDICTION)
     epsilon = not second or file.step == EPSILON_STEP or "base" in file.path.stem
+    epsilon = epsilon if noted not in ("epsilon", "v") else noted == "epsilon"
     config["sample_size"] = 64 if epsilon else 96
     unet = unfilled(lambda: UNet2DConditionModel(**config))
     fill_unet(unet, weights, file)

@@ -152,7 +152,12 @@ def load_file(path: Path, base: str | Path | None) -> Loaded:
     Raises:
         WeightsError: It is not a model, or its base is missing or superfluous.
     """
-    file = read_single(path)
+    return load_single(read_single(path), base)
+
+
+def load_single(file: SingleFile, base: str | Path | None) -> Loaded:
+    """Load what was read from a single file. See `load_file`."""
+    path = file.path
     if file.kind.name in ("lora", "motion_lora"):
         raise WeightsError(f"'{path}' is {file.kind.title}, which changes a model and is none. Give it as --lora PATH.")
     if file.kind.name in ("sparsectrl", "controlnet"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from kineograph._read_weights import read_metadata
 from kineograph.checkpoints.unwrap import own_names, unwrapped
 from kineograph.errors import WeightsError
 from kineograph.models.weights import check_finite, read_weights
@@ -35,6 +36,12 @@ BOOKKEEPING = (
     "denoiser.sigmas",
 )
 """Weights of such files that no part of a model uses for sampling."""
+
+
+STEP = "global_step"
+"""Where training programs note how long they trained: beside the weights, or in a safetensors file's header."""
+PREDICTION = "modelspec.prediction_type"
+"""Where a header says what the network predicts, `epsilon` or `v` (Stability-AI/ModelSpec, 1.0.1)."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,14 @@ class SingleFile:
         kind: What it is.
         tensors: Its weights, unwrapped.
         step: The training step that the file notes, or None.
+        metadata: Texts in the header of a safetensors file.
     """
 
     path: Path
     kind: Kind
     tensors: Mapping[str, Tensor]
     step: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_single(path: Path) -> SingleFile:
@@ -107,7 +116,8 @@ def read_single(path: Path) -> SingleFile:
         WeightsError: It cannot be read, holds values that are not finite, or nothing that is known.
     """
     content = read_weights(path)
-    step = content.get("global_step")
+    metadata = read_metadata(path)
+    step = content.get(STEP, metadata.get(STEP, ""))
     tensors = unwrapped(content, str(path))
     if not tensors:
         raise WeightsError(f"'{path}' holds no weights by name; its entries are {_examples(content)}.")
@@ -118,7 +128,7 @@ def read_single(path: Path) -> SingleFile:
         known = ", ".join(dict.fromkeys(kind.title for kind in KINDS[:-1]))
         raise WeightsError(f"'{path}' holds weights such as {_examples(tensors)}, which are none of: {known}.")
     check_finite(tensors, str(path))
-    return SingleFile(path, kind, tensors, step if isinstance(step, int) else None)
+    return SingleFile(path, kind, tensors, int(step) if str(step).isdecimal() else None, metadata)
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ error was 0.12 with it and 0.43 without. `patch=1` without shortcut is the plain
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.sizes import check_size
-from kineograph.models.weights import load_diffusers, read_json, save_diffusers
+from kineograph.models.weights import load_diffusers, read_json, save_diffusers, write_json
 
 OPTIONS_NAME = "kineograph.json"
 COLOUR_GAIN = 2.0  # pictures in [-1, 1] have a deviation of about one half; latents should have one
@@ -213,7 +212,7 @@ def save_autoencoder(autoencoder: FrameAutoencoder, directory: str | Path, dtype
     """Write an autoencoder in diffusers' layout, and its two options beside it in `kineograph.json`."""
     save_diffusers(autoencoder.vae, directory, dtype)
     options = {"patch": autoencoder.patch, "shortcut": autoencoder.shortcut}
-    (Path(directory) / OPTIONS_NAME).write_text(json.dumps(options) + "\n")
+    write_json(options, Path(directory) / OPTIONS_NAME)
 
 
 def load_autoencoder(directory: str | Path) -> FrameAutoencoder:

@@ -19,6 +19,7 @@ from kineograph.models.image_encoder import load_image_encoder, save_image_encod
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import read_json, write_json
+from kineograph.models.whole_folder import whole_folder
 
 CLASS = "KineographImageToVideo"
 INDEX = "model_index.json"
@@ -26,14 +27,19 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def save_image_to_video(model: ImageToVideoModel, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model's folder; the index is written last.
+    """Write a model's folder, which appears whole or not at all.
 
     Args:
         model: What to write.
         directory: Folder, made where it is missing.
         dtype: Type of the stored weights of autoencoder and image encoder; None keeps theirs.
     """
-    folder = Path(directory)
+    with whole_folder(directory) as folder:
+        _write(model, folder, dtype)
+
+
+def _write(model: ImageToVideoModel, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write the parts into an empty folder."""
     model.network.save_pretrained(folder)
     save_autoencoder(model.autoencoder, folder / "vae", dtype)
     save_image_encoder(model.image_encoder, folder / "image_encoder", folder / "feature_extractor", dtype)

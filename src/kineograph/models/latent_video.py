@@ -9,7 +9,6 @@ On disk it is a diffusers-type folder; what diffusers has no place for stands un
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -30,7 +29,8 @@ from kineograph.models.image_to_video import NUMBERS, ConditionedNetwork, ImageC
 from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
-from kineograph.models.weights import read_json
+from kineograph.models.weights import read_json, write_json
+from kineograph.models.whole_folder import whole_folder
 
 FORMAT = 1
 COSINE_V = {
@@ -294,19 +294,19 @@ class LatentVideoModel:
         return clip_shape(self.autoencoder, num_frames, height, width)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the model's folder; the index is written last."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the model's folder, which appears whole or not at all."""
+        with whole_folder(directory) as folder:
+            self._write(folder, dtype)
+
+    def _write(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write the parts into an empty folder."""
         network = copy.deepcopy(self.network).to(dtype)
         network.save_pretrained(folder)
         save_autoencoder(self.autoencoder, folder / "vae", dtype)
         self.text.save_pretrained(folder, dtype)
         if self.draft is not None:
             save_draft(self.draft, folder, dtype)
-        (folder / "scheduler").mkdir(exist_ok=True)
-        (folder / "scheduler" / "scheduler_config.json").write_text(
-            json.dumps(self.settings.scheduler, indent=2) + "\n"
-        )
+        write_json(self.settings.scheduler, folder / "scheduler" / "scheduler_config.json")
         ours = {key: value for key, value in asdict(self.settings).items() if key != "scheduler"}
         index = {
             "_class_name": "KineographModel",
@@ -316,9 +316,7 @@ class LatentVideoModel:
             "scheduler": ["diffusers", self.settings.scheduler["_class_name"]],
             "kineograph": {"format": FORMAT, **ours},
         }
-        part = folder / "model_index.json.part"
-        part.write_text(json.dumps(index, indent=2) + "\n")
-        part.replace(folder / "model_index.json")
+        write_json(index, folder / "model_index.json")
 
 
 def read_settings(directory: str | Path) -> Settings:

@@ -19,6 +19,7 @@ from kineograph.models.text import TextEncoder
 from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import load_strictly, read_json, read_safetensors, write_json, write_safetensors
+from kineograph.models.whole_folder import whole_folder
 
 RESAMPLER = "picture_resampler"
 """Folder of the resampler inside a model's."""
@@ -82,12 +83,12 @@ class PictureVideoModel:
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write the model's folder: that of a `LatentVideoModel`, and beside it the parts that read pictures."""
-        folder = Path(directory)
-        save_image_encoder(self.pictures.encoder, folder / "image_encoder", folder / "feature_extractor", dtype)
         weights = {name: value.to(dtype) for name, value in self.pictures.resampler.state_dict().items()}
-        write_json(resampler_sizes(self.pictures.resampler.state_dict()), folder / RESAMPLER / "config.json")
-        write_safetensors(weights, folder / RESAMPLER / "model.safetensors", {"format": "pt"})
-        self.parts.save_pretrained(folder, dtype)
+        with whole_folder(directory) as folder:
+            save_image_encoder(self.pictures.encoder, folder / "image_encoder", folder / "feature_extractor", dtype)
+            write_json(resampler_sizes(self.pictures.resampler.state_dict()), folder / RESAMPLER / "config.json")
+            write_safetensors(weights, folder / RESAMPLER / "model.safetensors", {"format": "pt"})
+            self.parts.save_pretrained(folder, dtype)
 
 
 def load_picture_video(directory: str | Path) -> PictureVideoModel:

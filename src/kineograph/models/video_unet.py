@@ -32,6 +32,7 @@ from kineograph.models.weights import (
     write_json,
     write_safetensors,
 )
+from kineograph.models.whole_folder import whole_folder
 from kineograph.temporal.frames import Clip, additive_mask, clip_of
 from kineograph.temporal.inflate import (
     inflate,
@@ -172,7 +173,7 @@ class VideoUNet(nn.Module):
             self._temporal = before
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the network to a folder; each file appears whole or not at all.
+        """Write the network to a folder, whole or not at all.
 
         Args:
             directory: Folder to write to; made where it is missing.
@@ -180,9 +181,11 @@ class VideoUNet(nn.Module):
         Raises:
             InputError: An adapter is attached, whose layers have other names than a file of weights.
         """
-        self.save_image(directory)
-        if self.plan is not None:
-            write_temporal(self.plan, temporal_state_dict(self.unet), directory)
+        check_bare(self.unet)
+        with whole_folder(directory) as folder:
+            self.save_image(folder)
+            if self.plan is not None:
+                write_temporal(self.plan, temporal_state_dict(self.unet), folder)
 
     def save_image(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the image network alone, into `unet/`, as diffusers reads it; None keeps the data type.

@@ -45,7 +45,7 @@ class Candidate:
     variant: str
 
 
-def find_files(folder: str | Path, stem: str) -> list[Path]:
+def find_files(folder: str | Path, stem: str, *, quiet: bool = False) -> list[Path]:
     """Return the files that together hold a network's weights, and say which were taken where there are several.
 
     Full precision is preferred to `fp16`, that to other variants, safetensors to PyTorch files, one file to several.
@@ -53,6 +53,7 @@ def find_files(folder: str | Path, stem: str) -> list[Path]:
     Args:
         folder: The network's folder.
         stem: `"diffusion_pytorch_model"`, or `"model"` as transformers says.
+        quiet: Say nothing.
 
     Raises:
         WeightsError: There is none, or an index of shards is wrong.
@@ -62,7 +63,7 @@ def find_files(folder: str | Path, stem: str) -> list[Path]:
     if not found:
         raise WeightsError(_none_found(root, stem))
     best = found[0]
-    if len(found) > 1:
+    if len(found) > 1 and not quiet:
         precision = "full precision" if best.variant in PRECISIONS[:2] else best.variant
         others = ", ".join(other.name for other in found[1:])
         notice(f"'{root}' holds its weights several times; taken is {best.name} ({precision}), not {others}.")

@@ -110,7 +110,7 @@ def diffusers_keys(image: Mapping[str, Any], max_frames: int = 32) -> KeyMap:
     """Return the map between diffusers' `MotionAdapter` or `UNetMotionModel` and ours."""
     return KeyMap(
         pairs=nest(motion_module_places(image), TRANSFORMER_KEYS),
-        tables=(PositionTable("norm1.weight", "pos_embed.pe", max_frames),),
+        tables=(PositionTable("norm1.weight", "pos_embed.pe", max_frames, inside="motion_modules."),),
         what="UNetMotionModel",
     )
 

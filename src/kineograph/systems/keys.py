@@ -24,11 +24,13 @@ class PositionTable:
         beside: Ending of the key of a weight whose last axis is as wide as the table.
         name: Ending of the table's key, in place of `beside`.
         frames: Length of the table.
+        inside: What the key also contains, where other layers have weights of the same ending.
     """
 
     beside: str
     name: str
     frames: int
+    inside: str = ""
 
     def of(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tables, each `(1, frames, channels)`, that belong to the weights of a state dict."""
@@ -37,7 +39,7 @@ class PositionTable:
         return {
             key.removesuffix(self.beside) + self.name: sinusoidal_positions(self.frames, value.shape[-1], value)[None]
             for key, value in state_dict.items()
-            if key.endswith(self.beside)
+            if key.endswith(self.beside) and self.inside in key
         }
 
 

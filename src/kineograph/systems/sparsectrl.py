@@ -100,7 +100,7 @@ def diffusers_keys(image: Mapping[str, Any], max_frames: int = 32) -> KeyMap:
     """
     return KeyMap(
         pairs=nest(motion_module_places({**image, "up_block_types": ()}), TRANSFORMER_KEYS),
-        tables=(PositionTable("norm1.weight", "pos_embed.pe", max_frames),),
+        tables=(PositionTable("norm1.weight", "pos_embed.pe", max_frames, inside="motion_modules."),),
         what="SparseControlNetModel",
     )
 

@@ -22,6 +22,7 @@ from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSett
 from kineograph.models.temporal_autoencoder import CLASS, FIELDS, TemporalAutoencoder, temporal_autoencoder
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import read_folder, read_json, write_json, write_safetensors
+from kineograph.models.whole_folder import whole_folder
 from kineograph.systems.key_loading import load_mapped
 from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
 from kineograph.systems.svd_keys import decoder_keys, diffusers_keys
@@ -158,18 +159,22 @@ def use_diffusers_epsilons(network: VideoUNet) -> VideoUNet:
 def save_stable_video_diffusion(
     model: ImageToVideoModel, directory: str | Path, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a model as a folder that diffusers' `StableVideoDiffusionPipeline` loads; the index is written last.
+    """Write a model as a folder that diffusers' `StableVideoDiffusionPipeline` loads, whole or not at all.
 
     Args:
         model: What to write.
         directory: Folder, made where it is missing.
         dtype: Type of the stored weights; None keeps theirs.
     """
-    folder = Path(directory)
+    with whole_folder(directory) as folder:
+        _write(model, folder, dtype)
+
+
+def _write(model: ImageToVideoModel, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write the parts into an empty folder."""
     _write_network(model, folder / "unet", dtype)
     kind = _write_autoencoder(model.autoencoder, folder / "vae", dtype)
     save_image_encoder(model.image_encoder, folder / "image_encoder", folder / "feature_extractor", dtype)
-    (folder / "scheduler").mkdir(exist_ok=True)
     write_json(model.settings.scheduler, folder / "scheduler" / "scheduler_config.json", sort_keys=True)
     ours = {name: value for name, value in asdict(model.settings).items() if name != "scheduler"}
     write_json(ours, folder / SETTINGS_NAME, sort_keys=True)
