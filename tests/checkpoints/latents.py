@@ -14,6 +14,7 @@ def options(steps=10, scale=7.5, **changes):
         "num_inference_steps": steps,
         "guidance_scale": scale,
         "guidance_interval": (0.0, 1.0),
+        "draft_until": 1.0,
         "sampler": "scheduler",
         "negative_prompt": "blurred",
         **changes,

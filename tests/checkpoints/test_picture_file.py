@@ -127,6 +127,7 @@ def test_the_command_line_takes_both(source, tmp_path, capsys):
     words = ["--model", str(source[0]), "--image", str(tmp_path / "p.png"), "-o", str(tmp_path / "c.mp4"), *size]
     assert main(["generate", "a dog", *words]) == 0
     assert len(kg.Video.read(tmp_path / "c.mp4")) == 3
+    (tmp_path / "c.mp4").unlink()
     for extra, said in ((["a", "b"], "one prompt, not 2"), ([], "There is no prompt")):
         capsys.readouterr()
         assert main(["generate", *extra, *words]) == 2

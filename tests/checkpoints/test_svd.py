@@ -100,9 +100,8 @@ def test_file_there_and_back_by_way_of_diffusers(file, tmp_path):
     StableVideoDiffusionPipeline.from_pretrained(tmp_path / "theirs", local_files_only=True)
     convert(tmp_path / "theirs", tmp_path / "svd_xt_back.safetensors", "original")
     back, first = load_file(tmp_path / "svd_xt_back.safetensors"), load_file(file)
-    kept = {key: value for key, value in first.items() if "visual." in key or not key.startswith(CLIP)}
-    assert sorted(back) == sorted(kept)
-    assert all(torch.equal(back[key], value) for key, value in kept.items())
+    assert sorted(back) == sorted(first)
+    assert all(torch.equal(back[key], value) for key, value in first.items())
     one, two = (kg.load(place, device="cpu").settings for place in (file, tmp_path / "theirs"))
     assert {**vars(one), "name": ""} == {**vars(two), "name": ""}
 
@@ -160,11 +159,8 @@ def test_a_file_with_the_decoder_of_an_image_autoencoder(model, file, tmp_path):
     convert(tmp_path / "svd_image_decoder.safetensors", tmp_path / "folder", "diffusers")
     convert(tmp_path / "folder", tmp_path / "back.safetensors", "original")
     back = load_file(tmp_path / "back.safetensors")
-    assert all(
-        torch.equal(back[key], value)
-        for key, value in (tensors | tower).items()
-        if "ln_final" not in key and "token" not in key
-    )
+    assert sorted(back) == sorted(tensors)
+    assert all(torch.equal(back[key], value) for key, value in tensors.items())
     pipe = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "folder", local_files_only=True)
     assert type(pipe.vae).__name__ == "AutoencoderKL"
 
@@ -189,10 +185,10 @@ def test_command_makes_a_clip_from_a_picture(folder, tmp_path, capsys):
     words = ("generate", "--model", str(folder), "-o", str(clip), *sizes)
     assert main([*words, "--image", str(photo), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clips"][0]["frames"] == 3
-    assert clip.is_file()
+    clip.unlink()
     for more, said in (
         (("a dog",), "makes clips from a picture, not from words: give it one, --image photo.png"),
-        (("a dog", "--image", str(photo)), "With --image there is no words"),
+        (("a dog", "--image", str(photo)), "has no place beside --image"),
     ):
         assert main([*words, *more]) == 2
         assert said in capsys.readouterr().err

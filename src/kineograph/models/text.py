@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kineograph._weight_kinds import what_it_is
 from kineograph.errors import MissingExtraError, WeightsError
+from kineograph.models.open_clip_text import cleaned, is_open_clip
 from kineograph.models.weights import built, load_strictly, read_folder, read_json, write_safetensors
 
 
@@ -27,7 +28,7 @@ class TextEncoder(nn.Module):
 
     Args:
         model: transformers encoder whose output has `last_hidden_state`.
-        tokenizer: Its fast tokenizer.
+        tokenizer: Its fast tokenizer; before OpenCLIP's, prompts are cleaned as its authors do.
         max_tokens: Length that prompts are padded or cut to.
         pooled_first: Put the mean token state first.
         masked: Hide padding from the encoder and zero it in what comes out.
@@ -57,9 +58,10 @@ class TextEncoder(nn.Module):
         return self._tokenized(prompts)["input_ids"].to(self.model.device)
 
     def _tokenized(self, prompts: Sequence[str]) -> Any:
-        self._warn_if_cut(prompts)
+        texts = [cleaned(prompt) for prompt in prompts] if is_open_clip(self.tokenizer) else list(prompts)
+        self._warn_if_cut(texts)
         return self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
 
     @torch.no_grad()
@@ -96,7 +98,7 @@ class TextEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and settings, for cache keys."""
-        unmasked = "" if self.masked else "unmasked"
+        unmasked = ("" if self.masked else "unmasked") + ("cleaned" if is_open_clip(self.tokenizer) else "")
         digest = hashlib.sha256(f"{self.max_tokens}{self.pooled_first}{unmasked}".encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + tensor.detach().float().contiguous().numpy().tobytes())
