@@ -8,7 +8,7 @@ import torch
 
 from kineograph.data.frames import FrameSpec, frame_store, square
 from kineograph.data.latents import latent_store
-from kineograph.data.manifest import Clip, write_manifest
+from kineograph.data.manifest import Clip, read_manifest, write_manifest
 from kineograph.errors import DataError, InputError
 from kineograph.video import Video
 
@@ -130,3 +130,10 @@ def test_latents_are_encoded_once_and_belong_to_their_encoder(data, tmp_path):
     assert len(calls) == 4
     assert store.window(1, 0, 3)[:, 0, 0, 0].tolist() == [store.latents[4, 0, 0, 0]] * 3
     assert store.window(0, 1, 2)[:, 0, 0, 0].tolist() == store.latents[1:3, 0, 0, 0].tolist()
+
+
+def test_a_picture_is_one_frame_whatever_the_manifest_and_the_rate_say(data, tmp_path):
+    """And a clip that the manifest calls a picture is sampled as a clip."""
+    clips = [replace(clip, frames=1 if clip.frames > 1 else 48) for clip in read_manifest(data)]
+    write_manifest(data, clips)
+    assert frame_store(data, replace(SPEC, fps=32.0, max_frames=8), tmp_path / "cache").counts.tolist() == [8, 1, 8]

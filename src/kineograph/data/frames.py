@@ -136,7 +136,7 @@ def _build(data: Path, spec: FrameSpec, part: Path, progress: Callable[[int, int
     root, rows, starts, counts, failed, total = manifest_path(data).parent, [], [], [], {}, 0
     with (part / "frames.u8").open("wb") as out, ThreadPoolExecutor(2) as pool:
         for done, (clip, frames) in enumerate(
-            zip(clips, pool.map(lambda c: _decode(root / c.path, c.frames == 1, spec), clips), strict=True)
+            zip(clips, pool.map(lambda c: _decode(root / c.path, spec), clips), strict=True)
         ):
             if progress:
                 progress(done + 1, len(clips), "frames")
@@ -163,12 +163,12 @@ def _bytes(file: Path) -> int:
     return sum(entry.stat().st_size for entry in file.iterdir()) if file.is_dir() else file.stat().st_size
 
 
-def _decode(path: Path, still: bool, spec: FrameSpec) -> np.ndarray | str:
-    """Return a clip's frames `(frames, size, size, 3)`, or why it cannot be read."""
-    from kineograph.video import Video
+def _decode(path: Path, spec: FrameSpec) -> np.ndarray | str:
+    """Return a clip's frames `(frames, size, size, 3)`, or why it cannot be read; of a picture one, at any rate."""
+    from kineograph.video import Video, probe
 
-    fps, end = (None, None) if still else (spec.fps, spec.max_frames / spec.fps)
     try:
+        fps, end = (None, None) if probe(path).frames == 1 else (spec.fps, spec.max_frames / spec.fps)
         return square(Video.read(path, fps=fps, end=end, background=spec.background).to_uint8(), spec.size)
     except KineographError as error:
         return str(error)
