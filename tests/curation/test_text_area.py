@@ -1,5 +1,6 @@
 """Text of known area is measured as that area, by the real detector."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -75,6 +76,17 @@ def test_a_figure_that_the_detector_takes_for_a_letter_is_not_text(scorer, kind)
     assert doubtful(box, 360, 640)
     assert covered(box[None], 360, 640) > 0.25
     assert scorer.score(figure(kind)[None]) == {"text_area": 0.0}
+
+
+def test_a_title_of_two_lines_is_read_by_halves(scorer):
+    """The recogniser reads lines; a box around two of them it does not read, or barely."""
+    picture = cv2.putText(figure("ring") // 3, "Big Buck", (180, 120), cv2.FONT_HERSHEY_DUPLEX, 2.2, (255,) * 3, 6)
+    cv2.putText(picture, "BUNNY", (180, 190), cv2.FONT_HERSHEY_DUPLEX, 2.8, (255,) * 3, 8)
+    box = np.array([[170.0, 50], [520, 50], [520, 205], [170, 205]])
+    assert doubtful(box, 360, 640)
+    assert scorer.legible(picture, box)
+    assert not scorer._reads(picture, box, 2)
+    assert not scorer.legible(picture, box + np.array([0, 150]))
 
 
 @pytest.mark.parametrize("word", ["TAXI", "Stop", "EXIT"])
