@@ -129,6 +129,10 @@ def test_select_report_export(out, tmp_path, capsys):
         words = ["-o", str(tmp_path / layout), "--layout", layout, "--selection", "default", "--json"]
         assert cli.main(["curate", "export", str(out), *words]) == 0
         assert json.loads(capsys.readouterr().out)
+        assert cli.main(["curate", "export", str(out), *words]) == 2
+        assert "--overwrite" in capsys.readouterr().err
+        assert cli.main(["curate", "export", str(out), *words, "--overwrite"]) == 0
+        capsys.readouterr()
     lines = (tmp_path / "manifest" / "manifest.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert json.loads(lines[0])["licence"] == "CC0"

@@ -180,6 +180,9 @@ class Export:
     clips_per_shard: int = 1000
     """Most clips in a WebDataset shard."""
 
+    overwrite: bool = False
+    """Replace an earlier export, or the manifest that is there."""
+
     json: bool = False
     """Print the counts as one JSON document."""
 
@@ -371,6 +374,8 @@ def _export(args: Export) -> int:
     """Write the wanted layout."""
     from kineograph.curation import export
 
+    if not args.overwrite:
+        export.refuse_existing(args.output, args.layout)
     if args.layout == "manifest":
         made = export.manifest(args.out, args.output, args.selection)
         emit({"manifest": made}, str(made), args.json)

@@ -89,8 +89,7 @@ def manifest(out: str | Path, dest: str | Path | None = None, selection: str | N
         InputError: There is another manifest: rows that no curation wrote. An earlier export is replaced.
     """
     out = Path(out)
-    target = Path(dest) if dest is not None else out
-    file = target if target.suffix == ".jsonl" else target / MANIFEST
+    file = written(Path(dest) if dest is not None else out, "manifest")
     if dest is not None:
         _check_earlier(file)
     lines = []
@@ -108,6 +107,30 @@ def _check_earlier(file: Path) -> None:
         raise InputError(
             f"'{file}' exists and is no earlier export: not every line has a clip_id. Choose another place."
         )
+
+
+_MARKS = {"webdataset": INDEX, "huggingface": "train/metadata.parquet"}
+"""File by which an export is known, in each layout that is a folder."""
+
+
+def written(dest: Path, layout: str) -> Path:
+    """Return the file by which an export at a place is known: the manifest, the index of shards, the table."""
+    if layout == "manifest":
+        return dest if dest.suffix == ".jsonl" else dest / MANIFEST
+    return dest / _MARKS[layout]
+
+
+def refuse_existing(dest: str | Path, layout: str) -> None:
+    """Refuse to replace an earlier export, or the manifest of another data set.
+
+    Raises:
+        InputError: There is one.
+    """
+    file = written(Path(dest), layout)
+    if layout == "manifest":
+        _check_earlier(file)
+    if file.exists():
+        raise InputError(f"'{file}' exists already. Nothing was changed. Name another place, or add --overwrite.")
 
 
 def chosen(out: str | Path, selection: str | None) -> list[dict[str, Any]]:
@@ -185,7 +208,7 @@ def webdataset(
     buckets: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(chosen(out, selection), key=lambda row: row["clip_id"]):
         buckets.setdefault(bucket_of(row["width"], row["height"], row["frames"]), []).append(row)
-    with _replacing(dest, INDEX) as part:
+    with _replacing(dest, _MARKS["webdataset"]) as part:
         shards = []
         for bucket, rows in sorted(buckets.items()):
             for number, group in enumerate(_groups(out, rows, clips_per_shard, bytes_per_shard)):
@@ -283,7 +306,7 @@ def huggingface(out: str | Path, dest: str | Path, selection: str | None = None,
     pa, parquet = require("pyarrow", "curation"), require("pyarrow.parquet", "curation")
     out, dest = Path(out), Path(dest)
     rows = chosen(out, selection)
-    with _replacing(dest, "train/metadata.parquet") as part:
+    with _replacing(dest, _MARKS["huggingface"]) as part:
         (part / "train").mkdir()
         table = []
         for row in rows:
