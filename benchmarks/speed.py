@@ -56,6 +56,7 @@ def page(document: dict, words: list[str], times: str) -> str:
             f"- Network: ModelScopeT2V, {document['parameters'] / 1e6:.1f} M parameters, {size['frames']} frames of "
             f"{size['latent']}x{size['latent']} latents; outputs differ by {document['output_difference']:.1e}",
             f"- Ceiling, a {2048}x{2048} matrix product: {', '.join(ceilings)}",
+            *([f"- {document['load']['verdict']}"] if document["load"]["verdict"] else []),
             "",
             markdown(
                 [row(result) for result in document["results"]],

@@ -11,6 +11,8 @@ from kineograph.cli import main
         ((), "--output"),
         (("gone", "-o", "out", "--to", "kineograph"), "gone"),
         (("gone", "-o", "out", "--to", "comfyui"), "--to"),
+        (("gone", "-o", "out", "--format", "diffusers"), "did you mean '--to'"),
+        (("gone", "-o", "/dev/null/out", "--to", "kineograph"), "'/dev/null' is a file"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, monkeypatch):

@@ -66,4 +66,4 @@ def test_a_verdict_is_a_paragraph_or_nothing():
     bad = _load.described(watch, 0.3, [{"unsteady": []}, {"unsteady": ["spread 40%"]}])
     assert not bad["believable"]
     assert "1 of 2" in bad["verdict"]
-    assert bad["verdict"].startswith("Do not believe these numbers:")
+    assert bad["verdict"].startswith("Too busy a machine to believe these numbers:")

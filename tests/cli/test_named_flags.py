@@ -28,13 +28,16 @@ def agreed() -> dict[str, set[str]]:
 
 def texts(file: Path) -> Iterator[str]:
     """Yield the strings of a source file that a user may read: neither docstrings nor the keys of hints."""
-    tree = ast.parse(file.read_text())
-    silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    source = file.read_text()
+    if "--" not in source:
+        return
+    nodes = list(ast.walk(ast.parse(source)))
+    silent = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             hints = any(isinstance(target, ast.Name) and target.id == "HINTS" for target in node.targets)
             silent |= {id(key) for key in node.value.keys if hints}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
             yield node.value
 

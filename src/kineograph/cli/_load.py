@@ -149,4 +149,4 @@ def verdict(reasons: Sequence[str], unsteady_rows: int, rows: int) -> str:
     said = list(reasons)
     if unsteady_rows:
         said.append(f"Unsteady comparisons, which are marked: {unsteady_rows} of {rows}.")
-    return f"Do not believe these numbers: {' '.join(said)} Run again on an idle machine." if said else ""
+    return f"Too busy a machine to believe these numbers: {' '.join(said)} Run again when it is idle." if said else ""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from kineograph.cli._output import emit, say
+from kineograph.cli._outputs import check_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ HINTS = {
 
 def run(args: Args) -> int:
     """Convert and say what was written."""
+    check_place(args.output.parent, "--output")
     import torch
 
     from kineograph.checkpoints.convert import convert
