@@ -1,5 +1,7 @@
 """Damage that decoders hide is told, and every frame that comes before the error is right."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -113,6 +115,21 @@ def test_a_lost_picture_that_others_build_on(tmp_path, films, suffix):
     assert (told, wrong) == (True, 0)
     with pytest.raises(MediaError, match=r"readable up to .* pictures are missing that the next one builds on"):
         Video.read(tmp_path / f"x.{suffix}")
+
+
+def test_pictures_that_the_decoder_leaves_out(tmp_path):
+    """HEVC's gives no frame, and no error, where a reference is missing."""
+    whole = Path(__file__).parent / "fixtures" / "hevc.mp4"
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "x.mp4"), "w") as output:
+        given = source.streams.video[0]
+        track = output.add_stream_from_template(given)
+        for number, packet in enumerate(packet for packet in source.demux(given) if packet.size):
+            if number != 1:
+                packet.stream = track
+                output.mux(packet)
+    assert len(Video.read(whole)) == 4
+    with pytest.raises(MediaError, match="leaves out pictures whose references are missing"):
+        Video.read(tmp_path / "x.mp4")
 
 
 def test_the_good_part_is_readable(tmp_path, films):

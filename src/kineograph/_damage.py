@@ -14,6 +14,10 @@ from kineograph._riff import whole as whole_riff
 from kineograph._watch import Watch
 from kineograph.errors import MediaError
 
+LEAVES_OUT = {"hevc"}
+"""Codecs whose decoder gives no frame, and no error, for a picture whose references are missing."""
+_LEFT_OUT = "the decoder leaves out pictures whose references are missing"
+
 
 def damaged(path: Path, readable: int, last: float | None, total: float | None, reason: str) -> MediaError:
     """Build the error for a file that breaks off or whose decoder reports damage.
@@ -61,6 +65,7 @@ def strict_frames(
     """
     path, packets, end, reason = Path(info.path), 0, 0.0, None
     listed, watch, queue = _listed(path, container, stream), Watch(path, container, stream, whole), Queue()
+    leaves_out = stream.codec_context.name in LEAVES_OUT
     try:
         for packet in container.demux(stream):
             packets += bool(packet.size)
@@ -74,8 +79,14 @@ def strict_frames(
                 if frame.is_corrupt:
                     queue.spoil(frame)
                     reason = "the decoder reports a damaged frame"
+                elif leaves_out and queue.lacks(frame):
+                    reason = _LEFT_OUT
+                if reason:
                     break
                 yield from queue.shown(frame)
+            is_end = not packet.size and packet.dts is None
+            if not reason and leaves_out and is_end and queue.lacks(None):
+                reason = _LEFT_OUT
             if reason:
                 break
     except broken() as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -17,12 +18,23 @@ class Queue:
         self.count = 0
         self.numbers: dict[int, int] = {}
         self.waiting: deque[tuple[int, Any]] = deque()
+        self.first: int | None = None
 
     def sent(self, packet: Any) -> None:
         """Note that a packet goes to the decoder."""
-        if packet.size and packet.pts is not None:
+        if packet.size and packet.pts is not None and not packet.is_discard:
             self.count += 1
             self.numbers[packet.pts] = self.count
+
+    def lacks(self, frame: Any | None) -> bool:
+        """Tell whether the decoder left out a frame that is displayed before this one, or before the end.
+
+        What comes before the first frame of all cannot be decoded, and is not missed.
+        """
+        if frame is not None and self.first is None:
+            self.first = frame.pts
+        begin, end = self.first, math.inf if frame is None else frame.pts
+        return begin is not None and end is not None and any(begin < pts < end for pts in self.numbers)
 
     def shown(self, frame: Any) -> Iterator[Any]:
         """Take a frame from the decoder and yield those that nothing can spoil any more."""
