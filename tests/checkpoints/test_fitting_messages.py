@@ -87,6 +87,20 @@ def test_motion_modules(pipelines, tmp_path):
     assert f"1 key is unknown ({stem}odd.bias)" in said(written(tmp_path, extra, "mm.safetensors"), base)
 
 
+def test_folders_of_image_models_and_of_ours(pipelines, model_folder, tmp_path):
+    import shutil
+
+    for number, folder in enumerate((pipelines("image_pipeline")[0], model_folder)):
+        shutil.copytree(folder, tmp_path / str(number))
+        file = tmp_path / str(number) / "unet" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(file)
+        tensors.pop("conv_in.bias")
+        save_file(tensors, file)
+        message = said(tmp_path / str(number))
+        assert f"image weights in '{file.parent}'" in message
+        assert "1 key is missing (conv_in.bias)" in message
+
+
 @pytest.mark.parametrize("kind", ["modelscope", "animatediff", "svd"])
 def test_folders_of_diffusers(pipelines, tmp_path, kind):
     import shutil

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kineograph._notices import notice
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.image import ImageModel
 from kineograph.checkpoints.ldm import unet_keys
@@ -27,6 +28,7 @@ def load_bare_network(file: SingleFile, base: ImageModel) -> ImageModel:
     keys = unet_keys(shapes.ldm_levels(theirs)) if ldm else AS_THEY_ARE
     prefix = UNET if len(theirs) < len(file.tensors) or any(key.startswith(UNET) for key in file.tensors) else ""
     load_mapped(base.unet, theirs, keys, str(file.path), prefix=prefix)
+    notice(f"'{file.path}' is an image network without motion modules: with its base it makes single pictures.")
     return replace(base, name=file.path.stem)
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.sizes import check_size
 from kineograph.models.weights import load_diffusers, read_json, save_diffusers, write_json
+from kineograph.models.whole_folder import whole_folder
 
 OPTIONS_NAME = "kineograph.json"
 COLOUR_GAIN = 2.0  # pictures in [-1, 1] have a deviation of about one half; latents should have one
@@ -210,9 +211,10 @@ def build_autoencoder(
 
 def save_autoencoder(autoencoder: FrameAutoencoder, directory: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write an autoencoder in diffusers' layout, and its two options beside it in `kineograph.json`."""
-    save_diffusers(autoencoder.vae, directory, dtype)
     options = {"patch": autoencoder.patch, "shortcut": autoencoder.shortcut}
-    write_json(options, Path(directory) / OPTIONS_NAME)
+    with whole_folder(directory) as folder:
+        save_diffusers(autoencoder.vae, folder, dtype)
+        write_json(options, folder / OPTIONS_NAME)
 
 
 def load_autoencoder(directory: str | Path) -> FrameAutoencoder:

@@ -36,8 +36,7 @@ from kineograph.models.whole_folder import whole_folder
 from kineograph.temporal.frames import Clip, additive_mask, clip_of
 from kineograph.temporal.inflate import (
     inflate,
-    load_spatial_state_dict,
-    load_temporal_state_dict,
+    load_checked,
     spatial_state_dict,
     temporal_state_dict,
 )
@@ -222,10 +221,12 @@ class VideoUNet(nn.Module):
             raise unknown("image network class", name, UNETS + TRANSFORMERS, WeightsError)
         weights = read_folder(root / "unet")
         unet = built(lambda: getattr(diffusers, name).from_config(config), weights, str(root / "unet"))
-        load_spatial_state_dict(unet, weights)
+        load_checked(unet, weights, spatial_state_dict(unet), f"image weights in '{root / 'unet'}'")
         model = unfilled(lambda: cls(unet, read_plan(root / "temporal.json")))
         if model.plan is not None:
-            load_temporal_state_dict(unet, read_safetensors(root / "temporal.safetensors"))
+            file = root / "temporal.safetensors"
+            temporal = read_safetensors(file)
+            load_checked(unet, temporal, temporal_state_dict(unet), f"temporal weights in '{file}'")
         return model.to(dtype).eval()
 
 

@@ -72,6 +72,22 @@ def find_files(folder: str | Path, stem: str, *, quiet: bool = False) -> list[Pa
     return _numbered(root, best.name) if best.shards else [root / best.name]
 
 
+NEVER_READ = ("safety_checker",)
+"""Parts of pipelines whose weights nothing here wants."""
+
+
+def lacks_weights(folder: str | Path) -> bool:
+    """Say whether a model folder, or a part of it, has a configuration of a network and no weights beside it."""
+    root = Path(folder)
+    parts = [path.parent for path in (root / "config.json", *root.glob("*/config.json")) if path.is_file()]
+    stems = ("diffusion_pytorch_model", "model")
+    return any(
+        part.name not in NEVER_READ
+        and not any(_candidate(path.name, stem) for path in part.iterdir() for stem in stems)
+        for part in parts
+    )
+
+
 def _candidate(name: str, stem: str) -> Candidate | None:
     """Return what a file is, if it is one that holds or lists weights; of shards without an index the first."""
     for place, ending in enumerate(ENDINGS):

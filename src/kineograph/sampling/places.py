@@ -7,6 +7,7 @@ from pathlib import Path
 
 import kineograph
 from kineograph.errors import WeightsError, nearest
+from kineograph.models.weight_files import lacks_weights
 
 BUNDLED = Path(kineograph.__file__).parent / "bundled"
 INDEX = "model_index.json"
@@ -94,7 +95,11 @@ def _fetched(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+        ignored = ["*.fp16.*", "*.non_ema.*"]
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=ignored))
+        if lacks_weights(folder):  # of some models there is half precision only
+            folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=ignored[1:]))
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise WeightsError(
