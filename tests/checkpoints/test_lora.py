@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 import kineograph as kg
-from kineograph.checkpoints.lora import add_lora, flat, read_lora, weights_of
+from kineograph.checkpoints.lora import add_lora, flat, weights_of
+from kineograph.checkpoints.lora_files import read_changes
 from kineograph.checkpoints.lora_path import split_scale
 from kineograph.errors import InputError, WeightsError
 
@@ -100,7 +101,7 @@ def test_names_with_processors_are_the_same_weights(reference, tmp_path):
         {k: v for k, v in spelt(attention, "diffusers").items() if "alpha" not in k}, tmp_path / "new.safetensors"
     )
     old, new = (
-        {c.name.removeprefix("unet."): c for c in read_lora(tmp_path / f"{n}.safetensors")} for n in ("old", "new")
+        {c.name.removeprefix("unet."): c for c in read_changes(tmp_path / f"{n}.safetensors")} for n in ("old", "new")
     )
     assert sorted(old) == sorted(new)
     assert all(torch.equal(old[name].up, change.up) for name, change in new.items())

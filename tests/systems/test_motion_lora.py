@@ -5,7 +5,7 @@ import torch
 from motion_pair import motion_pair
 from tiny import relative, unequal_clip
 
-from kineograph.checkpoints.lora import read_lora
+from kineograph.checkpoints.lora_files import read_changes
 from kineograph.errors import InputError
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems.animatediff import AnimateDiffConfig
@@ -57,7 +57,7 @@ def test_files_have_the_authors_names_and_are_read_back(tmp_path):
     names = set(adapter_tensors(ours.unet, "motion", "original"))
     stem = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor."
     assert {f"{stem}to_q_lora.down.weight", f"{stem}to_out_lora.up.weight"} <= names
-    changes = [read_lora(tmp_path / f"{layout}.safetensors") for layout in ("diffusers", "original")]
+    changes = [read_changes(tmp_path / f"{layout}.safetensors") for layout in ("diffusers", "original")]
     assert len(changes[0]) == len(changes[1]) == len(names) // 2
     deltas = [sorted(change.delta().norm().item() for change in read) for read in changes]
     assert deltas[0] == pytest.approx(deltas[1])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kineograph._notices import notice
 from kineograph.checkpoints.ldm import unet_keys
-from kineograph.checkpoints.lora_files import Change, LoraPart, read_changes, read_parts
+from kineograph.checkpoints.lora_files import Change, LoraPart, read_parts
 from kineograph.checkpoints.lora_path import split_scale
 from kineograph.checkpoints.lora_scale import AdapterConfig
 from kineograph.errors import WeightsError
@@ -148,11 +148,6 @@ def _tell_if_unsaid(part: LoraPart) -> None:
             f"'{part.path}' does not say its alpha: it is taken to be the rank. peft keeps it in adapter_config.json, "
             "which is not beside it."
         )
-
-
-def read_lora(path: Path) -> list[Change]:
-    """Read what a LoRA file changes. See `read_changes`."""
-    return read_changes(path)
 
 
 def _check_shape(path: Path, change: Change, weight: Tensor) -> None:
