@@ -174,20 +174,31 @@ CACHE = Path("~/.cache/kineograph-dev/films").expanduser()
 
 
 def big_buck_bunny(folder: Path = CACHE) -> Path:
-    """Return the whole Big Buck Bunny (CC BY 3.0, Blender Foundation), fetched once from moviepy's sources on PyPI."""
-    film = folder / "bbb.mp4"
-    if film.exists():
+    """Return the whole Big Buck Bunny (CC BY 3.0, Blender Foundation), fetched once from moviepy's sources on PyPI.
+
+    Its trailer lies beside it, as `trailer_bbb.mp4`.
+    """
+    film, trailer = folder / "bbb.mp4", folder / "trailer_bbb.mp4"
+    if film.exists() and trailer.exists():
         return film
     folder.mkdir(parents=True, exist_ok=True)
-    inner = "docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip"
+    inner = "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes"
     with tempfile.TemporaryDirectory() as place:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
         subprocess.run([*command, "--dest", place, "moviepy==2.2.1"], check=True)
         [archive] = Path(place).glob("moviepy-*.tar.gz")
-        with tarfile.open(archive) as tar, tar.extractfile(f"moviepy-2.2.1/{inner}") as packed:  # pyright: ignore
-            content = zipfile.ZipFile(io.BytesIO(packed.read()))
-        name = next(name for name in content.namelist() if name.endswith("/bbb.mp4"))
-        part = film.with_suffix(".part")
-        part.write_bytes(content.read(name))
-        part.replace(film)
+        with tarfile.open(archive) as tar:
+            packed = zipfile.ZipFile(io.BytesIO(_member(tar, f"{inner}/moviepy_10_minutes.zip")))
+            contents = {trailer: _member(tar, f"{inner}/trailer_bbb.mp4")}
+        contents[film] = packed.read(next(name for name in packed.namelist() if name.endswith("/bbb.mp4")))
+        for target, content in contents.items():
+            part = target.with_suffix(".part")
+            part.write_bytes(content)
+            part.replace(target)
     return film
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()

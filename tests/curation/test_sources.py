@@ -89,6 +89,14 @@ def test_other_files_are_listed_and_no_sources(tmp_path):
     assert not (out / "skipped.txt").exists()
 
 
+def test_programs_in_typescript_are_no_transport_streams(tmp_path):
+    made(tmp_path, **{"index.ts": 'import x from "y";\n\texport {};\n'})
+    (tmp_path / "torn.ts").write_bytes(bytes(7) + b"G" + bytes(187) + b"G")
+    write(tmp_path / "film.ts", shot(1, 4, (48, 64)), fps=25)
+    survey = sources.survey(tmp_path)
+    assert ([one.shown for one in survey.found], survey.skipped) == (["film.ts", "torn.ts"], ["index.ts"])
+
+
 def test_a_folder_without_films_says_what_was_looked_for(tmp_path):
     (tmp_path / "raw").mkdir()
     with pytest.raises(InputError, match=r"holds no file.*\.mkv, .*\.webm"):

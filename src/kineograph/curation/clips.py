@@ -134,7 +134,7 @@ def as_read(file: Path) -> dict[str, Any]:
     from kineograph._container import open_source
 
     info = open_source(file).info
-    found = {"frames": info.frames, "fps": info.fps, "width": info.width, "height": info.height}
+    found = {"frames": info.frames, "fps": info.fps or 0.0, "width": info.width, "height": info.height}
     return {**found, "aspect": info.sample_aspect_ratio}
 
 

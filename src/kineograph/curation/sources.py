@@ -152,16 +152,26 @@ def is_output(folder: Path) -> bool:
 
 def is_film(path: str) -> bool:
     """Whether a file is taken for a film: by its suffix, or by its first bytes."""
-    if Path(path).suffix.lower() in FILMS:
+    suffix = Path(path).suffix.lower()
+    if suffix in FILMS and suffix not in _ALSO_TEXT:
         return True
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            return False
+            return suffix in FILMS
         with open(path, "rb") as file:  # noqa: PTH123
             head = file.read(200)
     except OSError:
-        return False
-    return begins_as_film(head)
+        return suffix in FILMS
+    return begins_as_film(head) or (suffix in FILMS and not _is_text(head))
+
+
+_ALSO_TEXT = (".ts", ".mts")
+"""Suffixes of transport streams and of programs in TypeScript."""
+
+
+def _is_text(head: bytes) -> bool:
+    text = head.decode("ascii", "replace")
+    return bool(head) and head.isascii() and "".join(text.split()).isprintable()
 
 
 def begins_as_film(head: bytes) -> bool:
