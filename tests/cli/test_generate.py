@@ -77,6 +77,8 @@ def test_several_prompts_from_a_file_make_a_folder_and_a_sheet(model_folder, tmp
         (("a dog", "--preview", "sheet.jpg"), "'sheet.png'"),
         (("a dog", "-o", "a.png", "--num-frames", "1", "--preview", "a.png"), "both name 'a.png'"),
         (("a dog", "--image", "gone.png"), "--image 'gone.png' does not exist"),
+        (("--image", "there.png"), "makes clips from prompts; leave --image out"),
+        (("--between", "there.png"), "--between wants an interpolation model"),
         (("a dog", "--motion-bucket-id", "3"), "models that start from a picture"),
         (("a dog", "--system", "modelscope"), "Training-free: text2video_zero"),
         (("a dog", "--lora", "gone.safetensors"), "--lora: there is no file"),
@@ -89,11 +91,12 @@ def test_bad_input_is_one_paragraph_and_status_2(words, said, capsys, tmp_path, 
     """Nothing is loaded for it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kineograph.sampling.generate.load", None)
+    (tmp_path / "there.png").touch()
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
 
 
 def test_clips_are_replaced_only_on_demand(model_folder, tmp_path, monkeypatch, capsys):
@@ -213,7 +216,7 @@ def test_frames_between_those_of_a_clip(between_folder, model_folder, tmp_path, 
     assert len(Video.read(file)) == 5
     assert run("a dog", "--between", given, "-o", file, "--model", between_folder) == 2
     assert "The prompt 'a dog' has no place beside --between" in capsys.readouterr().err
-    assert run("--between", given, "-o", file, "--model", model_folder) == 2
+    assert run("--between", given, "-o", file, "--model", between_folder) == 2
     assert "exists already" in capsys.readouterr().err
     assert run("--between", given, "-o", file, "--model", model_folder, "--overwrite") == 2
     assert "--between wants an interpolation model" in capsys.readouterr().err

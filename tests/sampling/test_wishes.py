@@ -7,19 +7,26 @@ from types import SimpleNamespace
 import pytest
 
 from kineograph.errors import InputError
+from kineograph.models import image_to_video_folder, picture
 from kineograph.sampling import wishes
 from kineograph.sampling.generate import SAMPLERS
-from kineograph.sampling.known import Known, check_wishes, known
+from kineograph.sampling.known import RESAMPLER, STARTS, Known, check_wishes, known
 from kineograph.sampling.places import find
+from kineograph.systems import svd_folder
 
 
 def test_the_names_of_samplers_are_those_there_are():
     assert set(wishes.SAMPLER_NAMES) == set(SAMPLERS)
 
 
+def test_what_tells_kinds_apart_is_what_folders_are_written_with():
+    assert RESAMPLER == picture.RESAMPLER
+    assert {image_to_video_folder.CLASS, svd_folder.PIPELINE} <= set(STARTS)
+
+
 def test_what_a_folder_says_of_its_model(model_folder, tmp_path):
     told = known(model_folder, "x")
-    assert told == Known(name="tiny", num_frames=4, factor=4, num_timesteps=1000, draft=False)
+    assert told == Known(name="tiny", num_frames=4, factor=4, num_timesteps=1000, draft=False, starts="prompt")
     assert known(model_folder, "x", "text2video_zero").num_frames == 8
     assert known(tmp_path / "file.ckpt", "file.ckpt") == Known(name="file.ckpt")
 

@@ -121,8 +121,10 @@ def run(args: Args) -> int:
     if args.between is not None:
         return _run_between(args, args.between)
     _refuse(args, FOR_ONE_PICTURE, "a prompt alone", "it is for models that start from a picture")
-    prompts, seeds = _prompts(args)
     told = _checked(args)
+    if told.starts == "picture":
+        raise InputError(f"'{args.model}' makes clips from a picture, not from words: give it one, --image photo.png.")
+    prompts, seeds = _prompts(args)
     files = _files(args.output, prompts)
     _check_files(args, files, told.num_frames)
 
@@ -254,6 +256,8 @@ def _run_on_picture(args: Args, image: Path) -> int:
     """
     _refuse(args, (*OTHER_KINDS, "between"), "--image", "a picture makes one clip, in the model's own way")
     told = _checked(args)
+    if told.starts == "prompt":
+        raise _from_prompts(args)
     (file,) = _files(args.output, ["clip"])
     _check_files(args, [file], told.num_frames)
 
@@ -261,9 +265,7 @@ def _run_on_picture(args: Args, image: Path) -> int:
 
     model = load(args.model, base=args.base, lora=args.lora)
     if isinstance(model, Model):
-        raise InputError(
-            f"'{args.model}' makes clips from prompts; leave --image out, or take an image-to-video model."
-        )
+        raise _from_prompts(args)
     _check_loaded(args, model.settings, [file])
     with _steps(1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
         video = _from_picture(model, args, image, callback)
@@ -281,7 +283,8 @@ def _run_between(args: Args, clip: Path) -> int:
         InputError: The model is of another kind, or a flag is given that has no meaning here.
     """
     _refuse(args, (*FOR_PROMPTS, *FOR_PICTURES), "--between", "the clip and the model decide it")
-    _checked(args)
+    if _checked(args).starts in ("prompt", "both"):
+        raise _from_prompts(args)
     (file,) = _files(args.output, ["clip"])
     _check_files(args, [file], 2)
 
@@ -291,7 +294,7 @@ def _run_between(args: Args, clip: Path) -> int:
 
     given, model = Video.read(clip), load(args.model, base=args.base, lora=args.lora)
     if not isinstance(model, ImageToVideo):
-        raise InputError(f"'{args.model}' makes clips from prompts; --between wants an interpolation model.")
+        raise _from_prompts(args)
     with _steps(len(given) - 1, args.num_inference_steps or model.settings.num_inference_steps) as callback:
         video = model.interpolate(
             given,
@@ -302,6 +305,13 @@ def _run_between(args: Args, clip: Path) -> int:
             callback=callback,
         )
     return _tell([Made(_saved(video, file, args), video, clip.name, {"clip": str(clip), "seed": args.seed})], args)
+
+
+def _from_prompts(args: Args) -> InputError:
+    """Return the error for a model of prompts that is given a picture or a clip."""
+    if args.between is not None:
+        return InputError(f"'{args.model}' makes clips from prompts; --between wants an interpolation model.")
+    return InputError(f"'{args.model}' makes clips from prompts; leave --image out, or take an image-to-video model.")
 
 
 def _refuse(args: Args, names: tuple[str, ...], beside: str, why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,7 +201,7 @@ def is_frames(folder: Path) -> bool:
     if (folder / FOLDER_RECORD).is_file():
         return True
     others = [f for f in files if f not in pictures and f.suffix.lower() not in BESIDE]
-    numbered = all(f.stem[-1].isdigit() and f.suffix.lower() not in SUFFIXES for f in pictures)
+    numbered = all(re.search(r"\d", f.stem) and f.suffix.lower() not in SUFFIXES for f in pictures)
     return len(pictures) > 1 and numbered and not others
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kineograph._text import read_json
 from kineograph.errors import DataError, InputError
@@ -17,6 +17,13 @@ from kineograph.systems import systems
 TIME = ("temporal.json", "motion_adapter")
 """What a model's folder keeps its notion of time in; without one a plain image network is an image model."""
 IMAGE_NETWORK = "UNet2DConditionModel"
+STARTS: dict[str, Literal["prompt", "picture"]] = {
+    "KineographModel": "prompt",
+    "KineographImageToVideo": "picture",
+    "StableVideoDiffusionPipeline": "picture",
+}
+"""From what models of an index's class make clips; those with `RESAMPLER` are told pictures beside the prompt."""
+RESAMPLER = "picture_resampler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class Known:
         factor: Pixels per latent position along an edge.
         num_timesteps: Of its process.
         draft: Whether it has a draft.
+        starts: From what it makes clips.
     """
 
     name: str
@@ -36,6 +44,7 @@ class Known:
     factor: int | None = None
     num_timesteps: int = wishes.MOST_STEPS
     draft: bool | None = None
+    starts: Literal["prompt", "picture", "both"] | None = None
 
 
 def known(path: Path | None, name: str, system: str = "") -> Known:
@@ -62,6 +71,7 @@ def _of_folder(folder: Path) -> Known:
         factor=factor_of(folder / "vae"),
         num_timesteps=steps if isinstance(steps, int) else wishes.MOST_STEPS,
         draft=(folder / "draft").is_dir() if own else None,
+        starts="both" if (folder / RESAMPLER).is_dir() else STARTS.get(_table(folder / INDEX).get("_class_name", "")),
     )
 
 
