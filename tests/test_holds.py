@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kineograph.errors import InputError
+from kineograph.errors import InputError, MediaError
 from kineograph.video import Video, probe
 
 UNITS = {".gif": 10, ".webp": 1, ".apng": 1}
@@ -70,6 +70,21 @@ def test_an_even_rate_is_recognised_as_such(tmp_path):
     assert Video.read(animation(tmp_path / "a.gif", [40] * 6)).fps == 25
     ragged = Video.read(animation(tmp_path / "b.webp", [42, 41, 42, 42, 41, 42]))  # 24 per second, halves up
     assert (ragged.fps, ragged.times) == (24, None)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_single_picture_is_held_as_long_as_it_says(tmp_path, suffix):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / f"a{suffix}", duration=700, lossless=True, save_all=True)
+    video = Video.read(tmp_path / f"a{suffix}")
+    stated = suffix == ".gif"  # Pillow writes a single WebP without its time
+    assert video.duration == pytest.approx(0.7 if stated else 1 / 8)
+    assert held(video.save(tmp_path / "b.gif")) == ([700] if stated else [130])
+
+
+def test_animations_are_no_frames_of_a_folder(tmp_path):
+    animation(tmp_path / "a.webp", [100, 100, 100])
+    with pytest.raises(MediaError, match=r"a\.webp' moves: it holds 3 pictures"):
+        Video.read(tmp_path)
 
 
 def test_sampling_sees_the_last_picture_for_its_time(tmp_path):

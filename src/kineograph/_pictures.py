@@ -33,6 +33,9 @@ PICTURE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".pgm", ".ppm", ".tga",
 )  # fmt: skip
 
+_MOVING = ("gif", "webp", "png", "avif")
+"""Formats that can say how long their pictures are held, a single one, too."""
+
 
 def open_picture(path: Path) -> Source:
     held = _webp_timing(path)
@@ -45,8 +48,10 @@ def open_picture(path: Path) -> Source:
         alpha = _picture_alpha(image, path, record)
         height, width = shown_size(image)
         mode, rotation = image.mode, stated_rotation(image)
+        single = (held or [image.info.get("duration")])[0] if frames == 1 and container in _MOVING else None
     tick = {"gif": 0.01, "webp": 0.001, "avif": 0.001}.get(container, 1e-4)
-    rates: tuple[float, ...] = (record.fps,) if record else (STILLS_FPS,) if frames == 1 else ()
+    still = 1000 / single if single and single > 10 else STILLS_FPS
+    rates: tuple[float, ...] = (record.fps,) if record else (still,) if frames == 1 else ()
     durations = [1000 / rates[0]] if rates and frames == 1 else held or _pillow_durations(path)
     timed = _timed(path, durations, tick, rates, record)
     facts = MediaInfo(
@@ -267,6 +272,13 @@ def _folder_frames(files: list[Path], times: tuple[float, ...], info: MediaInfo)
 
 
 def _folder_frame(file: Path, info: MediaInfo) -> np.ndarray:
+    with _pillow(file) as image:
+        count = len(_shown(image))
+    if count > 1:
+        raise MediaError(
+            f"'{file}' moves: it holds {count} pictures, where each file of a folder of pictures is one frame. Read "
+            f"the file by itself."
+        )
     pixels = pixels_of(next(_pillow_frames(file)), info.alpha, file)
     if pixels.shape[:2] != (info.height, info.width):
         raise MediaError(
