@@ -129,6 +129,8 @@ def of_film(row: Mapping[str, Any], is_copy: bool = False) -> Yield:
         row: Its `rows.SourceRow` as plain data.
         is_copy: Whether the file has the same bytes as another one, which gave the clips.
     """
+    if row["clip_seconds"] is None:  # a part of before lengths were counted
+        return Yield(NOTHING.lost, clips=row["clips"], unmeasured=1)
     parts = {name: row[_COLUMN.format(name)] for name in LOSSES if name != "duplicates"}
     counted = thousandths([*parts.values(), row["clip_seconds"]])
     if is_copy:
