@@ -1,11 +1,13 @@
 """Where runs write: nothing is replaced without being told, and raw footage never."""
 
+import json
 import shutil
 
 import pytest
 from runs import QUICK, tree
 
 from kineograph.curation.config import from_json
+from kineograph.curation.places import changes
 from kineograph.curation.run import curate
 from kineograph.data.manifest import read_manifest
 from kineograph.data.synthetic import write_synthetic
@@ -22,6 +24,8 @@ def test_a_folder_of_results_needs_resume(raw, tmp_path):
         curate(raw, out, other, executor_name="inline")
     assert curate(raw, out, other, resume=True, executor_name="inline").changed == ["clips.min_seconds 0.5 -> 0.25"]
     assert curate(raw, out, other, resume=True, executor_name="inline").changed == []
+    scored = from_json({**other.to_json(), "scorers": {"overlay": {}}})
+    assert changes(json.loads((out / "config.json").read_text()), scored) == ["scorers.overlay nothing -> {}"]
     with pytest.raises(InputError, match="one of them"):
         curate(raw, out, other, resume=True, overwrite=True, executor_name="inline")
     (out / "mine.txt").write_text("kept")

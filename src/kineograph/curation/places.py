@@ -79,14 +79,14 @@ def changes(before: dict[str, Any], config: CurationConfig) -> list[str]:
 
 
 def _shown(values: dict[str, Any], name: str) -> str:
-    return json.dumps(values[name]) if name in values else "(not there)"
+    return json.dumps(values[name]) if name in values else "nothing"
 
 
 def _fields(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
         if not prefix and name in ("fingerprints", "raw", *_UNTOLD):
             continue
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and (value or not prefix):
             yield from _fields(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
