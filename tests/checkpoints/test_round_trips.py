@@ -90,7 +90,16 @@ def exact(found, wanted):
         assert torch.equal(found[key], value), key
 
 
-@pytest.mark.parametrize(("name", "to"), [(name, to) for name, (_, ways) in FILES.items() for to in ways])
+LONG = {("modelscope", "kineograph"), ("sd1", "diffusers"), ("v1", "diffusers"), ("v2", "kineograph")}
+"""Ways that others cover in part."""
+WAYS = [
+    pytest.param(name, to, marks=[pytest.mark.slow] if (name, to) in LONG else [])
+    for name, (_, ways) in FILES.items()
+    for to in ways
+]
+
+
+@pytest.mark.parametrize(("name", "to"), WAYS)
 def test_files_of_the_authors_there_and_back(pipelines, tmp_path, name, to):
     pipe, xl = pipelines("image_pipeline")[1], pipelines("image_xl")[1]
     theirs = in_mixed_types(FILES[name][0](pipe, xl))
@@ -136,8 +145,12 @@ def test_without_what_was_kept_the_rest_is_made(pipelines, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
-        *(("animatediff", torch.float32), ("svd", torch.float32), ("image_pipeline", torch.bfloat16)),
-        *((kind, torch.float16) for kind in ("modelscope", "image_xl", "animatediff_xl", "svd")),
+        ("image_pipeline", torch.bfloat16),
+        *((kind, torch.float16) for kind in ("modelscope", "animatediff_xl", "svd")),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in (("animatediff", torch.float32), ("svd", torch.float32), ("image_xl", torch.float16))
+        ),
     ],
 )
 def test_folders_of_diffusers_there_and_back(pipelines, tmp_path, kind, dtype):
