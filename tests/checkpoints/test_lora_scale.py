@@ -7,11 +7,13 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from safetensors.torch import load_file, save_file
+from test_lora import ldm_name
 from tiny_svd import tiny_pipeline
 from torch import nn
 
 import kineograph as kg
-from kineograph.checkpoints.lora import add_lora, flat, weights_of
+from kineograph.checkpoints.lora import Places, add_lora, flat, weights_of
+from kineograph.checkpoints.lora_files import read_changes
 from kineograph.errors import WeightsError
 from kineograph.systems import systems
 
@@ -107,7 +109,6 @@ def test_the_header_of_diffusers(tmp_path, change, row):
     rank, alpha, more = ROWS[row]
     weights, deltas, config = trained(tiny.tiny_image_unet(), rank, alpha, ["to_q", "to_v"], **more)
     named = {f"unet.{key}": value for key, value in weights.items()}
-    check(change(save(tmp_path / "a.safetensors", named, noted(config, "unet"))), deltas)
     check(change(save(tmp_path / "b.safetensors", weights, noted(config, ""))), deltas)
     save(tmp_path / "pytorch_lora_weights.safetensors", named, noted(config, "unet"))
     halves = change(f"{tmp_path}:0.5")
@@ -264,16 +265,22 @@ PREFIXES = {
 }
 
 
+@pytest.fixture(scope="module")
+def places(loaded):
+    return Places.of(loaded("image_pipeline"))
+
+
 @pytest.mark.parametrize("prefix", list(PREFIXES))
 @pytest.mark.parametrize("ends", ["lora_down lora_up", "lora_A lora_B", "lora_A.style lora_B.style"])
-def test_what_stands_before_names(tmp_path, change, prefix, ends):
-    from test_lora import ldm_name
-
+def test_what_stands_before_names(tmp_path, places, prefix, ends):
     name = {"ldm": ldm_name(STEM), "flat": flat(STEM), "dotted": STEM}[PREFIXES[prefix]]
-    down, up = torch.randn(4, 32), torch.randn(32, 4)
-    tensors = {f"{prefix}{name}.{e}.weight": v for e, v in zip(ends.split(), (down, up), strict=True)}
+    factors = torch.randn(4, 32), torch.randn(32, 4)
+    tensors = {f"{prefix}{name}.{end}.weight": value for end, value in zip(ends.split(), factors, strict=True)}
     file = save(tmp_path / "x.safetensors", {**tensors, f"{prefix}{name}.alpha": torch.tensor(1.0)})
-    check(change(file), {STEM: up @ down / 4})
+    (change,) = read_changes(file)
+    assert places.find(change).name == STEM
+    assert change.alpha == 1
+    torch.testing.assert_close(change.delta(), factors[1] @ factors[0])
 
 
 def test_three_factors_and_an_alpha_of_zero(tmp_path, change):
