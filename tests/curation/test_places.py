@@ -47,8 +47,11 @@ def test_other_data_sets_are_not_replaced(raw, tmp_path, resume):
     with pytest.raises(InputError, match=r"another data set \(manifest.jsonl with 2 clips\).*--overwrite"):
         curate(raw, out, QUICK, resume=resume, executor_name="inline")
     assert tree(out) == before
-    curate(raw, out, QUICK, overwrite=True, executor_name="inline")
+    made = curate(raw, out, QUICK, overwrite=True, executor_name="inline")
     assert {clip.source for clip in read_manifest(out)} == {"below/copy.mp4"}
+    assert made.aside == str(out / "replaced-1")
+    assert "replaced-1" in made.summary()
+    assert tree(out / "replaced-1") == before, "nothing is lost"
 
 
 def test_raw_footage_is_never_in_a_folder_that_is_written(tmp_path, film):

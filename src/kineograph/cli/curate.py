@@ -37,7 +37,8 @@ class Run:
     """Go on in a folder that holds results; only what is missing or has other parameters is computed."""
 
     overwrite: bool = False
-    """Start anew in a folder that holds the results of a run, or another data set, whose manifest is replaced."""
+    """Start anew in a folder that holds the results of a run, which are deleted, or another data set, which is set
+    aside in OUT/replaced-1."""
 
     retry: bool = False
     """With --resume, try films again that timed out, ran out of memory or crashed; other failures would come again."""

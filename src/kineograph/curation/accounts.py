@@ -37,6 +37,7 @@ class Summary:
         captioners: Whether captioners were configured.
         skipped: Files below the raw folder that are no films, by ending; their names are in `skipped.txt`.
         changed: How the configuration differs from the run before in this folder.
+        aside: Folder with the data set that was set aside for this run.
         computed: Sources worked on in this run; the others were done before.
         scored: Clips scored in this run, by scorer.
         unscored: Sources that a scorer failed on, by scorer, with the first reason.
@@ -54,6 +55,7 @@ class Summary:
     captioners: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
+    aside: str = ""
     computed: int = 0
     scored: dict[str, int] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
@@ -86,6 +88,8 @@ class Summary:
     def _changes(self) -> Iterator[str]:
         if self.changed:
             yield f"configuration changed since the last run here: {', '.join(self.changed)}"
+        if self.aside:
+            yield f"the data set that was here is now in {self.aside}"
 
     def _skipped(self) -> Iterator[str]:
         if self.skipped:

@@ -1,7 +1,8 @@
-"""Where a run may write: never over raw footage, another run or another data set without being told to."""
+"""Where a run may write: never over raw footage nor another data set, and over another run only when told to."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def check(root: Path, out: Path, config: CurationConfig, *, resume: bool, overwr
     if before is None and there and not overwrite:
         raise InputError(
             f"'{out}' holds {_contents(out, there)}, which a run would replace. Name another folder, or add "
-            f"--overwrite to replace it."
+            f"--overwrite to set it aside there."
         )
 
 
@@ -116,12 +117,25 @@ def _contents(out: Path, there: list[str]) -> str:
     return f"'{there[0]}', which no run wrote"
 
 
-def clear(out: Path) -> None:
-    """Delete what runs write into their folder; other files stay."""
-    for name in _FILES:
-        (out / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
+def clear(out: Path) -> str:
+    """Make room for a new run: delete an earlier run's results; set aside what anything else wrote under these names.
+
+    Returns:
+        The folder with what was set aside; empty where nothing was.
+    """
+    there = [name for name in (*_FILES, *_FOLDERS) if (out / name).exists()]
+    if configuration(out) is None and there:
+        aside = next(place for n in itertools.count(1) if not (place := out / f"replaced-{n}").exists())
+        aside.mkdir()
+        for name in there:
+            (out / name).rename(aside / name)
+        return str(aside)
+    for name in there:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink()
+    return ""
 
 
 def remember(out: Path, config: CurationConfig) -> list[str]:

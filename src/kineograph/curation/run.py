@@ -65,7 +65,8 @@ def curate(
         config: What to compute; defaults where None.
         resume: Go on in a folder that holds results; what is done with the same parameters is kept.
         retry: Work again on sources that failed by accident (`rows.ACCIDENTS`) when going on.
-        overwrite: Start anew in a folder that holds results, or another data set, whose manifest goes.
+        overwrite: Start anew in a folder that holds results, which are deleted, or another data set, which is set
+            aside.
         executor_name: `"local"`, `"ray"` or `"inline"`.
         workers: Films worked on side by side.
         media: Where the films of a list are; the list's own folder where None.
@@ -85,8 +86,7 @@ def curate(
     survey = sources.survey(root, listing)
     place.mkdir(parents=True, exist_ok=True)
     with _locked(place):
-        if overwrite:
-            places.clear(place)
+        aside = places.clear(place) if overwrite else ""
         shutil.rmtree(place / rows.TEMPORARY, ignore_errors=True)  # what a kill left behind
         engine = executor(executor_name, workers)
         changed = places.remember(place, config)
@@ -103,7 +103,7 @@ def curate(
             tell(*_settle(item, outcome, place))
         scored, unscored = _score(engine, found, place, config, progress)
         stretches.forget(place)
-        whole = {"computed": computed, "scored": scored, "unscored": unscored, "changed": changed}
+        whole = {"computed": computed, "scored": scored, "unscored": unscored, "changed": changed, "aside": aside}
         skipped = sources.endings(survey.skipped)
         return summarise(found, place, config, Summary(**whole, skipped=skipped), started)
 
