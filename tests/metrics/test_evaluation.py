@@ -312,13 +312,14 @@ class TestSkipped:
         assert len(found.failures) == 3
 
     def test_nothing_named_takes_all_that_can_run(self, folders):
-        found = run(folders[0])
+        few = sorted(folders[0].iterdir())[:3]
+        found = run(few)
         assert {"flicker", "smoothness", "flow", "warping-error", "dynamic-degree", "consistency-image"} <= set(
             found.scores
         )
         assert not {"psnr", "clip-temp", "is-evalcrafter"} & {*found.scores, *found.skipped}
-        assert {"psnr", "ssim", "fd-motion"} <= set(run(folders[0], folders[0]).scores)
-        assert "psnr" in run(*folders).scores  # the reference has a clip of every name
+        assert {"psnr", "ssim", "fd-motion"} <= set(run(few, few).scores)
+        assert "psnr" in run(few, sorted(folders[1].iterdir())[:5]).scores  # the reference has a clip of every name
 
     def test_short_clips_are_measured_with_the_frames_they_have(self, folders, tmp_path):
         found = evaluate(folders[0], metrics=["flicker"])

@@ -95,7 +95,8 @@ class Model:
             height: Pixels; None takes the trained size.
             width: Pixels.
             num_inference_steps: Steps of the sampler, 1 to 1000.
-            guidance_scale: 1 is no guidance; higher follows the prompt more closely.
+            guidance_scale: 1 is no guidance; higher follows the prompt more closely. Like a negative prompt and an
+                interval it is refused where it would act in no step, as when the model's draft takes them.
             guidance_interval: Shares of the process's time, 0 (the clean clip) to 1 (noise), between which guidance
                 acts (Kynkäänniemi et al. 2024, arXiv:2404.07724); steps outside cost half.
             draft_until: Share of the process's time down to which the model's draft, if it has one, takes the steps
