@@ -27,6 +27,6 @@ def system_network(name, version):
     system = systems()[name]
     config = system.preset(version)
     if name == "videocrafter":
-        kind = {"class_embed_type": "timestep"} if version in ("v2", "i2v") else {}
+        kind = {"class_embed_type": "timestep"} if version in ("v2", "v1-1024", "i2v") else {}
         return tiny.perturbed(lambda: system.build(replace(config, input_heads=2), linear_unet(**kind)), 8)
     return tiny.perturbed(lambda: system.build(config, tiny.tiny_image_unet()), 8)

@@ -11,6 +11,7 @@ from diffusers import (
 from latents import difference, options, ours, theirs
 
 import kineograph as kg
+from kineograph.checkpoints.pipelines import settings_for
 from kineograph.errors import InputError
 
 SCHEDULERS = {
@@ -53,12 +54,15 @@ def test_the_folders_own_scheduler_is_honoured(pipelines, tmp_path, name):
     assert torch.isfinite(finite).all()
 
 
-def test_settings_are_the_authors_and_the_licence_is_shown_once(pipelines, capsys):
+def test_settings_are_the_authors_and_a_licence_is_shown_for_published_sizes_only(pipelines, capsys):
     model = kg.load(pipelines("modelscope")[0], device="cpu")
     own = model.settings
     assert (own.system, own.num_frames, own.guidance_scale, own.sampler) == ("modelscope", 16, 9.0, "scheduler")
     assert (own.height, own.width, own.max_tokens) == (16, 16, 12)
-    assert capsys.readouterr().err.count("CC-BY-NC-4.0") == 1
+    assert own.licence == ""
+    assert "CC-BY-NC" not in capsys.readouterr().err
+    wide = settings_for("modelscope", "m", own.scheduler, {"block_out_channels": (320, 640, 1280, 1280)}, 8)
+    assert wide.licence == "CC-BY-NC-4.0"
 
 
 def test_frames_come_out_of_the_pipelines_decoder(pipelines):

@@ -13,6 +13,7 @@ import kineograph as kg
 from kineograph.checkpoints.convert import convert
 from kineograph.diffusion.adapter import scheduler_from_config
 from kineograph.errors import InputError, WeightsError
+from kineograph.systems import systems
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,10 @@ def test_animatediff_on_xl_gives_the_latents_of_diffusers_pipeline(pipelines, fi
     bases = {"image_xl": pipelines("image_xl")[0], "file": file}
     model = kg.load(adapter, base=bases[base], device="cpu") if base else kg.load(folder, device="cpu")
     own = scheduler_from_config(model.settings.scheduler)
-    assert own.config["beta_schedule"] == "linear"
-    assert type(own).__name__ == ("EulerDiscreteScheduler" if base == "file" else "DDIMScheduler")
+    assert (own.config["beta_schedule"], own.config["beta_end"]) == (
+        ("scaled_linear", 0.02) if base else ("linear", 0.012)
+    )
+    assert type(own).__name__ == ("EulerDiscreteScheduler" if base else "DDIMScheduler")
     wishes, other = options(), type(pipe)(**pipe.components | {"scheduler": own})
     found = difference(ours(model, wishes), theirs(other, model, wishes))
     print(f"{base}: {found:.1e}")
@@ -93,15 +96,16 @@ def test_names_are_those_that_diffusers_own_converter_reads(pipelines, file):
         assert torch.equal(own[key], value), key
 
 
-def test_the_process_is_the_motion_modules_and_the_sampler_the_image_models(file, adapter):
+def test_process_and_sampler_are_those_of_the_motion_modules_authors(file, adapter):
     image, animated = kg.load(file, device="cpu").settings, kg.load(adapter, base=file, device="cpu").settings
     assert (image.scheduler["_class_name"], image.scheduler["beta_schedule"]) == (
         "EulerDiscreteScheduler",
         "scaled_linear",
     )
-    assert animated.scheduler == {**image.scheduler, **animated.scheduler, "beta_schedule": "linear"}
+    assert animated.scheduler == systems()["animatediff"].scheduler("sdxl")
+    assert (animated.num_inference_steps, animated.guidance_scale) == (100, 8.5)
     assert (image.height, animated.height) == (256, 256)  # 128 latents of an autoencoder of two levels
-    assert "RAIL++" in animated.licence
+    assert animated.licence == ""  # of no published size
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,33 @@ def test_single_file_holds_the_whole_model(model, file):
     assert clip.frames.shape == (3, 3, 16, 24)
 
 
+@pytest.mark.parametrize(
+    ("name", "preset", "expected"),
+    [
+        ("svd", "", (14, 25, 1.0, 2.5)),
+        ("svd_xt_1_1", "", (25, 30, 1.5, 3.0)),
+        ("next_svd", "", (14, 25, 1.0, 2.5)),
+        ("next_svd", "xt", (25, 30, 1.5, 3.0)),
+        ("svd_xt", "published", (14, 25, 1.0, 2.5)),
+    ],
+)
+def test_frames_and_guidance_are_those_of_the_authors_configurations(file, capsys, name, preset, expected):
+    """scripts/sampling/configs/svd.yaml and svd_xt.yaml; where only the name tells which it is, that is said."""
+    renamed = file.rename(file.with_name(f"{name}.safetensors"))
+    own = kg.load(renamed, preset=preset, device="cpu").settings
+    found = (own.num_frames, own.num_inference_steps, own.min_guidance_scale, own.max_guidance_scale)
+    assert found == expected
+    assert (own.fps, own.motion_bucket_id, own.noise_aug_strength, own.decode_chunk_size) == (7, 127, 0.02, 14)
+    assert (own.height, own.width, own.licence) == (576, 1024, "")
+    said = capsys.readouterr().err
+    assert ("--preset published or --preset xt" in said) == (preset == "")
+
+
+def test_a_preset_that_is_none_is_refused(file):
+    with pytest.raises(WeightsError, match=r"Known: published, xt"):
+        kg.load(file, preset="interpolation", device="cpu")
+
+
 def test_file_there_and_back_by_way_of_diffusers(file, tmp_path):
     from diffusers import StableVideoDiffusionPipeline
 

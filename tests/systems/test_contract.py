@@ -14,6 +14,7 @@ import kineograph as kg
 from kineograph.errors import InputError
 from kineograph.models.video_unet import VideoUNet
 from kineograph.systems import Registry, systems
+from kineograph.systems.card import EVIDENCE
 from kineograph.temporal.inflate import strip, temporal_state_dict
 
 NAMES = list(systems())
@@ -40,7 +41,8 @@ def test_card_is_complete(name):
     card = systems()[name].card
     assert re.fullmatch(r"\d{4}\.\d{4,5}", card.arxiv) or not card.arxiv
     assert all((card.title, card.authors, card.code_license, card.adds, 2019 < card.year < 2027))
-    assert card.evidence in ("parity", "paper")
+    assert card.evidence in EVIDENCE
+    assert (card.evidence == "paper") == (card.code == "")
     text = inspect.getdoc(importlib.import_module(f"kineograph.systems.{name}"))
     assert card.arxiv in text
     assert card.title.split(":")[0].split()[0] in text

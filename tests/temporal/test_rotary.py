@@ -2,13 +2,15 @@
 
 import copy
 
+import pytest
 import torch
 from tiny import FAMILIES, inputs, perturb, relative
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from kineograph.errors import InputError
 from kineograph.models.video_unet import VideoUNet
 from kineograph.temporal.plan import Placement, Plan
-from kineograph.temporal.rotary import DistanceBias, TemporalRotaryAttention, rotate
+from kineograph.temporal.rotary import DistanceBias, TemporalRotaryAttention, rotary_rates, rotate
 
 PLAN = Plan((Placement("before_feed_forward", "temporal_rotary_attention", {"num_heads": 2}),))
 
@@ -16,7 +18,9 @@ PLAN = Plan((Placement("before_feed_forward", "temporal_rotary_attention", {"num
 def test_rotation_keeps_lengths_and_sees_only_distances():
     torch.manual_seed(0)
     token = torch.randn(2, 1, 24, dtype=torch.float64).expand(2, 6, 24)
-    q, k = rotate(token, 2, 8), rotate(token.flip(-1), 2, 8)
+    rates = rotary_rates(8, token)
+    assert torch.equal(rates, 1.0 / (10000.0 ** (torch.arange(0, 8, 2).float() / 8)))  # rotary_embedding_torch 0.3.0
+    q, k = rotate(token, 2, rates), rotate(token.flip(-1), 2, rates)
     assert torch.allclose(q.norm(dim=-1), token.norm(dim=-1), atol=1e-5)
     assert torch.equal(q[:, 0], token[:, 0])
     assert torch.equal(q[..., 8:12], token[..., 8:12])
@@ -81,3 +85,20 @@ def test_copies_and_images_keep_apart():
     mixed = model(**call, num_images=1)
     with model.temporal_off():
         assert relative(mixed[:, -1:], model(**call)[:, -1:]) < 1e-6
+
+
+def test_rates_of_its_own_turn_frames_by_them():
+    torch.manual_seed(0)
+    rates = (0.5, 0.25, 0.125, 0.1)
+    own = TemporalRotaryAttention(16, 1, rates=rates)
+    usual = TemporalRotaryAttention(16, 1, rotary=8)
+    usual.load_state_dict(own.state_dict())
+    for layer in (own, usual):
+        torch.nn.init.normal_(layer.output.weight, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 3, 16)
+    assert relative(own(x, 5), usual(x, 5)) > 1e-3
+    named = TemporalRotaryAttention(16, 1, rates=rotary_rates(8, x).tolist())
+    named.load_state_dict(usual.state_dict())
+    assert torch.equal(named(x, 5), usual(x, 5))
+    with pytest.raises(InputError, match="rotate 8 channels, and a head has 4"):
+        TemporalRotaryAttention(4, 1, rates=rates)

@@ -14,8 +14,8 @@ from kineograph.checkpoints.networks import key_map
 from kineograph.checkpoints.open_clip import text_to_theirs
 from kineograph.checkpoints.original import SCALES, picture_tensors
 from kineograph.checkpoints.sdxl import xl_text_tensors
-from kineograph.checkpoints.single_files import OPEN_TEXT, PREDICTION, TEXT, UNET, VAE
-from kineograph.checkpoints.svd import svd_tensors
+from kineograph.checkpoints.single_files import OPEN_TEXT, PREDICTION, PRESET, TEXT, UNET, VAE
+from kineograph.checkpoints.svd import preset_of, svd_tensors
 from kineograph.errors import WeightsError
 from kineograph.models.image_to_video import ImageToVideoModel
 from kineograph.models.latent_video import LatentVideoModel
@@ -54,7 +54,8 @@ def original_of(model: LatentVideoModel | PictureVideoModel | ImageToVideoModel)
         WeightsError: The authors' layout is unknown or cannot hold a weight.
     """
     if isinstance(model, ImageToVideoModel):
-        return Original(svd_tensors(model), "Stable Video Diffusion in its authors' layout")
+        noted = {PRESET: preset} if (preset := preset_of(model)) else {}
+        return Original(svd_tensors(model), "Stable Video Diffusion in its authors' layout", metadata=noted)
     if isinstance(model, PictureVideoModel):
         tensors = _whole_tensors(model.parts) | picture_tensors(model)
         return Original(tensors, "VideoCrafter's image-to-video checkpoint in its authors' layout")

@@ -73,6 +73,7 @@ def convert(
     to: str,
     base: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    preset: str = "",
 ) -> Written:
     """Read a model or motion modules in any layout and write them in another; the output appears whole or not at all.
 
@@ -83,13 +84,14 @@ def convert(
         base: The image model, for files that hold a network without autoencoder and text encoder, and for motion
             modules of no published width.
         dtype: Data type of the written weights; None takes the source's, and float32 where it has several.
+        preset: Which of a system's published networks the source is, where it does not say it.
 
     Raises:
         InputError: The layout is unknown, the output exists or has the wrong form.
         WeightsError: The source cannot be read, or the layout cannot hold it.
     """
     target = _target(Path(output), to)
-    found = _opened(Path(source), base)
+    found = _opened(Path(source), base, preset)
     if to == "original":
         return _write_original(found, target, dtype)
     with whole_folder(target) as folder:
@@ -122,7 +124,7 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def _opened(source: Path, base: str | Path | None) -> Opened:
+def _opened(source: Path, base: str | Path | None, preset: str) -> Opened:
     """Read the source of a conversion.
 
     Raises:
@@ -130,25 +132,25 @@ def _opened(source: Path, base: str | Path | None) -> Opened:
     """
     with readable(source):
         if source.is_file():
-            return _opened_file(read_single(source), base)
-        modules = folder_modules(source)
+            return _opened_file(read_single(source), base, preset)
+        modules = folder_modules(source, preset)
         kept, types = (read_kept(source), stored_types(source)) if source.is_dir() else (None, frozenset())
     if modules is not None:
         return Opened(_fitted(modules, base), None, kept, types)
-    return Opened(None, load_checkpoint(source, base), kept, types, unread_parts(source))
+    return Opened(None, load_checkpoint(source, base, preset=preset), kept, types, unread_parts(source))
 
 
-def _opened_file(file: SingleFile, base: str | Path | None) -> Opened:
+def _opened_file(file: SingleFile, base: str | Path | None, preset: str) -> Opened:
     """Take a file that was read, and what must be kept of it."""
     types = frozenset(value.dtype for value in file.tensors.values() if value.is_floating_point())
     if file.kind.name == "motion_module":
-        modules = file_modules(file.path, file.tensors)
+        modules = file_modules(file.path, file.tensors, preset)
         fitted = _fitted(modules, base)
         theirs = modules.layout == "original"
         made = original_modules(*fitted[1:]).tensors if theirs else {}
         return Opened(fitted, None, compare(modules.tensors, made, file.metadata) if theirs else None, types)
     with readable(file.path):
-        model = load_single(file, base)
+        model = load_single(file, base, preset)
     if base is not None and isinstance(model, LatentVideoModel) and model.settings.system in WHOLE:
         # autoencoder and text encoder are the base's, not the file's
         return Opened(None, model, None, types)
@@ -230,13 +232,13 @@ def _typed(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 # --- Motion modules ---------------------------------------------------------------------------------------------------
 
 
-def folder_modules(source: Path) -> MotionModules | None:
+def folder_modules(source: Path, preset: str = "") -> MotionModules | None:
     """Read motion modules from a folder; None if it is something else."""
     if (source / INDEX).is_file():
         return None
     if (source / "temporal.json").is_file():
-        return read_motion_folder(source)
-    return read_adapter(source) if is_adapter(source) else None
+        return read_motion_folder(source, preset)
+    return read_adapter(source, preset) if is_adapter(source) else None
 
 
 def _write_temporal(

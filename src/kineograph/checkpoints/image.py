@@ -14,6 +14,7 @@ from kineograph.models.text import TextEncoder, load_text_encoder
 from kineograph.models.text_pair import TwoTextEncoders, load_two_text_encoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import read_json
+from kineograph.systems.image_networks import of_published_size
 from kineograph.temporal.inflate import strip
 
 INDEX = "model_index.json"
@@ -63,8 +64,19 @@ def load_image_folder(directory: str | Path) -> ImageModel:
     else:
         settings, unet = None, VideoUNet.from_pretrained(folder).unet
         text, scheduler = pipeline_text(folder, index), read_scheduler(folder)
-        licence = XL_LICENCE if isinstance(text, TwoTextEncoders) else RAIL
+        licence = licence_of(unet.config, isinstance(text, TwoTextEncoders))
     return ImageModel(unet, load_autoencoder(folder / "vae"), text, scheduler, folder.name, licence, settings)
+
+
+def licence_of(image: Any, two_encoders: bool) -> str:
+    """Return the licence of an image network's weights; of a size that nobody published, nothing is known of it."""
+    published = XL_LICENCE if two_encoders else RAIL
+    return published if of_published_size(image) else ""
+
+
+def both_licences(own: str, base: str) -> str:
+    """Return the licences of temporal layers and of the image model under them, as far as they are known."""
+    return "; ".join(part for part in (own, f"base: {base}" if base else "") if part)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, text_encoder
-from kineograph.checkpoints.image import RAIL, ImageModel
+from kineograph.checkpoints.image import ImageModel, licence_of
 from kineograph.checkpoints.open_clip import text_to_ours, their_text_name
 from kineograph.checkpoints.single_files import OPEN_TEXT, PREDICTION, TEXT, UNET, VAE, SingleFile, check_parts, part
 from kineograph.errors import WeightsError
@@ -97,7 +97,7 @@ def load_image_file(file: SingleFile) -> ImageModel:
     fill_unet(unet, weights, file)
     scheduler = {**SCHEDULER, "prediction_type": "epsilon" if epsilon else "v_prediction"}
     text = load_text(file)
-    return ImageModel(unet.eval(), load_vae(file), text, scheduler, file.path.stem, RAIL)
+    return ImageModel(unet.eval(), load_vae(file), text, scheduler, file.path.stem, licence_of(config, False))
 
 
 def load_vae(file: SingleFile) -> FrameAutoencoder:

@@ -13,6 +13,7 @@ from kineograph.checkpoints.image import INDEX, ImageModel, check_components, lo
 from kineograph.checkpoints.ldm import load_image_file
 from kineograph.checkpoints.lora import add_lora
 from kineograph.checkpoints.motion import put_on, read_adapter, read_motion_folder
+from kineograph.checkpoints.motion_versions import AS_DIFFUSERS, refuse_preset
 from kineograph.checkpoints.original import is_picture_file, load_original, load_picture_file, needs_base
 from kineograph.checkpoints.pipelines import image_only, load_pipeline, read_sidecar
 from kineograph.checkpoints.run import is_run_checkpoint, load_run_checkpoint, newest_of_run
@@ -44,13 +45,16 @@ ADAPTER = "motion_adapter"
 """Where a pipeline's folder keeps motion modules."""
 
 
-def load_checkpoint(path: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()) -> Loaded:
+def load_checkpoint(
+    path: str | Path, base: str | Path | None = None, lora: Sequence[str] = (), preset: str = ""
+) -> Loaded:
     """Load a model in any layout that is known.
 
     Args:
         path: A folder (ours, or of a diffusers pipeline or motion adapter) or a file (safetensors or PyTorch).
         base: The image model for files that hold only time: a folder or a file.
         lora: LoRA files or folders, each perhaps followed by `:strength`.
+        preset: Which of a system's published networks it is, where a file does not say it; refused elsewhere.
 
     Returns:
         The model, in float32 and evaluation mode.
@@ -61,8 +65,9 @@ def load_checkpoint(path: str | Path, base: str | Path | None = None, lora: Sequ
     root = Path(path)
     with readable(root):
         if holds_image_to_video(root):
+            refuse_preset(root, preset)
             return load_image_to_video(root, base, lora)
-        model = load_folder(root, base) if root.is_dir() else load_file(root, base)
+        model = load_folder(root, base, preset) if root.is_dir() else load_file(root, base, preset)
     for given in lora:
         with readable(given):
             add_lora(model, given)
@@ -81,14 +86,16 @@ def load_image_to_video(folder: Path, base: str | Path | None, lora: Sequence[st
     return load_image_to_video_folder(folder)
 
 
-def load_folder(folder: Path, base: str | Path | None) -> Loaded:
+def load_folder(folder: Path, base: str | Path | None, preset: str = "") -> Loaded:
     """Load a model folder, a training run's checkpoint, or a folder of motion modules on its base."""
     run = folder if is_run_checkpoint(folder) else newest_of_run(folder)
     if run is not None:
         no_base(folder, base)
+        refuse_preset(folder, preset)
         return load_run_checkpoint(run, load_checkpoint)
     if (folder / INDEX).is_file():
         no_base(folder, base)
+        refuse_preset(folder, preset)
         index = read_index(folder)
         if "kineograph" in index:
             return load_picture_video(folder) if (folder / RESAMPLER).is_dir() else load_latent_video(folder)
@@ -100,9 +107,9 @@ def load_folder(folder: Path, base: str | Path | None) -> Loaded:
             return load_animated(folder)
         return load_pipeline(folder)
     if (folder / "temporal.json").is_file():
-        return put_on(read_motion_folder(folder), load_base(base, folder))
+        return put_on(read_motion_folder(folder, preset), load_base(base, folder))
     if is_adapter(folder):
-        return put_on(read_adapter(folder), load_base(base, folder))
+        return put_on(read_adapter(folder, preset), load_base(base, folder))
     if (title := CLASSES.get(class_of(folder))) is not None:
         raise control_refusal(folder, title)
     read_index(folder)
@@ -125,7 +132,7 @@ def refuse_pixel_stage(folder: Path, index: Mapping[str, Any]) -> None:
 
 def load_animated(folder: Path) -> LatentVideoModel:
     """Load a pipeline's folder that holds an image network and motion modules beside each other."""
-    modules, image = read_adapter(folder / ADAPTER), load_image_folder(folder)
+    modules, image = read_adapter(folder / ADAPTER, AS_DIFFUSERS), load_image_folder(folder)
     own = {"scheduler": image.scheduler, **read_sidecar(folder).get("settings", {})}
     return put_on(replace(modules, where=folder, noted={**modules.noted, "settings": own}), image)
 
@@ -146,16 +153,16 @@ def is_image(folder: Path) -> bool:
     return read_json(folder / "unet" / "config.json").get("_class_name") in UNETS
 
 
-def load_file(path: Path, base: str | Path | None) -> Loaded:
+def load_file(path: Path, base: str | Path | None, preset: str = "") -> Loaded:
     """Load a single file, on its base where it holds only a part.
 
     Raises:
         WeightsError: It is not a model, or its base is missing or superfluous.
     """
-    return load_single(read_single(path), base)
+    return load_single(read_single(path), base, preset)
 
 
-def load_single(file: SingleFile, base: str | Path | None) -> Loaded:
+def load_single(file: SingleFile, base: str | Path | None, preset: str = "") -> Loaded:
     """Load what was read from a single file. See `load_file`."""
     path = file.path
     if file.kind.name in ("lora", "motion_lora"):
@@ -165,6 +172,7 @@ def load_single(file: SingleFile, base: str | Path | None) -> Loaded:
     if file.kind.name == "unet":
         if base is None:
             raise bare_refusal(file, "--model")
+        refuse_preset(path, preset)
         return image_only(load_bare_network(file, load_base(base, path)))
     if file.kind.name in ("video_unet", "vae"):
         raise WeightsError(f"'{path}' is {file.kind.title}, a part of a model. Give the folder with all of its parts.")
@@ -174,13 +182,15 @@ def load_single(file: SingleFile, base: str | Path | None) -> Loaded:
                 f"'{path}' is {file.kind.title} and holds no motion modules. Give it as --base, and the motion module "
                 "as --model."
             )
+        refuse_preset(path, preset)
         return image_only(load_image(file))
     if file.kind.name == "svd":
         no_base(path, base)
-        return load_svd_file(file)
+        return load_svd_file(file, preset)
     if needs_base(file):
-        return load_original(file, load_base(base, path, what_is_missing(file)))
+        return load_original(file, load_base(base, path, what_is_missing(file)), preset)
     no_base(path, base)
+    refuse_preset(path, preset)
     return load_picture_file(file) if is_picture_file(file) else load_original(file, None)
 
 

@@ -12,12 +12,22 @@ import torch
 from torch import Tensor
 
 from kineograph._notices import notice
-from kineograph.checkpoints.image import ImageModel
-from kineograph.checkpoints.networks import key_map, same
+from kineograph.checkpoints.image import ImageModel, both_licences
+from kineograph.checkpoints.motion_versions import (
+    AS_DIFFUSERS,
+    FRAMES,
+    adapter_version,
+    as_authors,
+    file_version,
+    refuse_preset,
+)
+from kineograph.checkpoints.networks import key_map, parameters_of, same
 from kineograph.checkpoints.pipelines import noted_settings, read_sidecar, settings_for
 from kineograph.checkpoints.shapes import blocks_of
 from kineograph.errors import WeightsError
+from kineograph.models.config_fields import check_fields
 from kineograph.models.latent_video import LatentVideoModel, Settings
+from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet, read_plan
 from kineograph.models.weights import read_folder, read_json, read_safetensors
 from kineograph.systems import systems
@@ -28,11 +38,10 @@ from kineograph.temporal.inflate import load_temporal_state_dict, temporal_state
 from kineograph.temporal.plan import Plan
 
 SYSTEM = "animatediff"
-PROCESS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-"""AnimateDiff's process (configs/training/v1/training.yaml), whatever the image model was trained with."""
+XL = "Stable Diffusion XL"
 FAMILIES = {
     (320, 640, 1280, 1280): ("Stable Diffusion 1 or 2", (True, True, True, False)),
-    (320, 640, 1280): ("Stable Diffusion XL", (False, True, True)),
+    (320, 640, 1280): (XL, (False, True, True)),
 }
 """Kinds of image networks by the widths of their levels: the name, and which levels attend."""
 IMAGE = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types")
@@ -47,7 +56,8 @@ class MotionModules:
         where: File or folder.
         tensors: The weights.
         layout: `"original"`, `"diffusers"` or `"kineograph"`.
-        options: The version, for foreign layouts.
+        options: Sizes, for foreign layouts, and how their norms are computed.
+        version: Preset of AnimateDiff that they are, as far as they or the user say it.
         plan: Where they go, where that was noted.
         noted: What stands in `kineograph.json` beside them.
     """
@@ -56,20 +66,31 @@ class MotionModules:
     tensors: Mapping[str, Tensor]
     layout: str
     options: AnimateDiffConfig | None = None
+    version: str = ""
     plan: Plan | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_adapter(directory: str | Path) -> MotionModules:
+def read_adapter(directory: str | Path, preset: str = "") -> MotionModules:
     """Read a folder of diffusers' `MotionAdapter`.
 
-    Its norms span the clip, as diffusers computes them, unless the folder was written here from modules whose do not.
+    Its norms are those of diffusers, unless the folder was written here from modules whose are not, or a version's are
+    asked for.
+
+    Args:
+        directory: The folder.
+        preset: `"diffusers"`, or the version of AnimateDiff whose norms its authors compute in their own way; empty
+            where the folder says enough.
 
     Raises:
-        WeightsError: A file is damaged, or the folder holds more than motion modules.
+        WeightsError: A file is damaged, the folder holds more than motion modules, or it does not say their version.
     """
+    from diffusers import MotionAdapter
+
     folder = Path(directory)
-    config, noted = read_json(folder / "config.json"), read_sidecar(folder)
+    given, noted = read_json(folder / "config.json"), read_sidecar(folder)
+    check_fields(given, "MotionAdapter", folder)
+    config = parameters_of(MotionAdapter) | given
     if config.get("conv_in_channels"):
         raise WeightsError(f"'{folder}' also replaces the first convolution (PIA), which is not supported.")
     options = AnimateDiffConfig(
@@ -80,27 +101,42 @@ def read_adapter(directory: str | Path) -> MotionModules:
         middle=config["use_motion_mid_block"],
         motion_norm="clip",
     )
-    plan = Plan.from_dict(noted["plan"]) if "plan" in noted else None
-    return MotionModules(folder, read_folder(folder), "diffusers", options, plan, noted)
+    if "plan" in noted:
+        refuse_preset(folder, "" if preset == AS_DIFFUSERS else preset)
+        plan = Plan.from_dict(noted["plan"])
+        return MotionModules(folder, read_folder(folder), "diffusers", options, plan=plan, noted=noted)
+    version = adapter_version(folder, options, preset)
+    options = as_authors(options, version) if version else options
+    return MotionModules(folder, read_folder(folder), "diffusers", options, version, noted=noted)
 
 
-def read_motion_folder(directory: str | Path) -> MotionModules:
+def read_motion_folder(directory: str | Path, preset: str = "") -> MotionModules:
     """Read a folder with `temporal.json`, `temporal.safetensors` and `kineograph.json`.
 
     Raises:
-        WeightsError: A file is missing or damaged.
+        WeightsError: A file is missing or damaged, or a version is given, which the folder knows itself.
     """
     folder = Path(directory)
+    refuse_preset(folder, preset)
     tensors = read_safetensors(folder / "temporal.safetensors")
     plan = read_plan(folder / "temporal.json")
-    return MotionModules(folder, tensors, "kineograph", None, plan, read_sidecar(folder))
+    return MotionModules(folder, tensors, "kineograph", plan=plan, noted=read_sidecar(folder))
 
 
-def file_modules(where: Path, tensors: Mapping[str, Tensor]) -> MotionModules:
+def file_modules(where: Path, tensors: Mapping[str, Tensor], preset: str = "", xl: bool = False) -> MotionModules:
     """Return the motion modules of a single file, whose names are the authors' or diffusers'.
 
     A file of AnimateDiff's training script holds the whole network; of that the motion modules are taken, as the
     authors' code does (`animatediff/utils/util.py`, `load_weights`).
+
+    Args:
+        where: The file.
+        tensors: Its weights.
+        preset: The version of AnimateDiff; empty where the file says it.
+        xl: Whether they go on an image model of Stable Diffusion XL's kind, for which there is one version only.
+
+    Raises:
+        WeightsError: The file does not say its version, or says another one.
     """
     if any(".resnets." in key for key in tensors):
         modules = {key: value for key, value in tensors.items() if "motion_modules." in key}
@@ -111,7 +147,12 @@ def file_modules(where: Path, tensors: Mapping[str, Tensor]) -> MotionModules:
         )
         tensors = modules
     theirs = any("temporal_transformer." in key for key in tensors)
-    return MotionModules(where, tensors, "original" if theirs else "diffusers", options_of(tensors))
+    frames, middle = position_frames(tensors), any(key.startswith("mid_block.motion_modules.") for key in tensors)
+    blocks = [int(found[1]) for key in tensors if (found := re.search(r"transformer_blocks\.(\d+)\.", key))]
+    only = not preset and (xl or FAMILIES.get(module_widths(tensors), ("",))[0] == XL)
+    version = "sdxl" if only else file_version(where, frames, middle, preset)
+    options = AnimateDiffConfig(max_frames=frames or FRAMES[version], depth=max(blocks, default=0) + 1, middle=middle)
+    return MotionModules(where, tensors, "original" if theirs else "diffusers", as_authors(options, version), version)
 
 
 def _check_first_convolution(where: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -128,21 +169,9 @@ def _check_first_convolution(where: Path, tensors: Mapping[str, Tensor]) -> None
         )
 
 
-def options_of(tensors: Mapping[str, Tensor]) -> AnimateDiffConfig:
-    """Return the version of motion modules, read off their weights.
-
-    Version 1 tells 24 frames apart and was trained with the image network's group norms over the clip; version 2 has a
-    module in the middle block; later ones tell 32 frames apart.
-    """
-    tables = [value.shape[1] for key, value in tensors.items() if key.endswith(".pe")]
-    frames = min(tables, default=32)
-    blocks = [int(found[1]) for key in tensors if (found := re.search(r"transformer_blocks\.(\d+)\.", key))]
-    return AnimateDiffConfig(
-        max_frames=frames,
-        depth=max(blocks, default=0) + 1,
-        middle=any(key.startswith("mid_block.") for key in tensors),
-        spatial_norm="clip" if frames < 32 else "frame",
-    )
+def position_frames(tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the frames that the position tables of a file tell apart; None where it keeps no tables."""
+    return min((value.shape[1] for key, value in tensors.items() if key.endswith(".pe")), default=None)
 
 
 def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
@@ -152,6 +181,7 @@ def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
         WeightsError: They are for an image model of another shape.
     """
     check_shape(modules, image.unet.config, f"the base '{image.name}'")
+    check_kind(modules, image)
     network = inflated(modules, image.unet)
     load_modules(modules, network)
     settings = noted_settings(settings_on(modules, image), modules.noted, str(modules.where))
@@ -161,15 +191,24 @@ def put_on(modules: MotionModules, image: ImageModel) -> LatentVideoModel:
 def settings_on(modules: MotionModules, image: ImageModel) -> Settings:
     """Return how motion modules want to be used on an image model.
 
-    A published image model is used as the motion modules' authors say, with their process for AnimateDiff's. One that
-    was trained by this library keeps its own process and settings: motion modules that fit it were trained on it.
+    A published image model is used as the motion modules' authors say; AnimateDiff's also bring their process and
+    their sampler, whatever the image model's are, but not what its network predicts. One that was trained by this
+    library keeps its own process and settings: motion modules that fit it were trained on it.
     """
-    name = modules.noted.get("settings", {}).get("system", SYSTEM)
+    name, where = modules.noted.get("settings", {}).get("system", SYSTEM), modules.where.stem
     if image.settings is not None:
-        return replace(image.settings, name=modules.where.stem, system=name)
-    settings = settings_for(name, modules.where.stem, image.scheduler, image.unet.config, image.autoencoder.factor)
-    scheduler = {**image.scheduler, **PROCESS, "trained_betas": None} if name == SYSTEM else image.scheduler
-    return replace(settings, scheduler=scheduler, licence=f"{settings.licence}; base: {image.licence}")
+        return replace(image.settings, name=where, system=name)
+    preset, scheduler = "sdxl" if name == SYSTEM and is_two(image) else "", image.scheduler
+    if name == SYSTEM:
+        predicted = image.scheduler.get("prediction_type", "epsilon")
+        scheduler = {**systems()[name].scheduler(preset), "prediction_type": predicted}
+    settings = settings_for(name, where, scheduler, image.unet.config, image.autoencoder.factor, preset)
+    return replace(settings, licence=both_licences(settings.licence, image.licence))
+
+
+def is_two(image: ImageModel) -> bool:
+    """Say whether an image model is of Stable Diffusion XL's kind, with two text encoders."""
+    return isinstance(image.text, TwoTextEncoders)
 
 
 def inflated(modules: MotionModules, unet: Any) -> VideoUNet:
@@ -254,6 +293,20 @@ def module_widths(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
         if match := re.match(r"down_blocks\.(\d+)\..*\.(?:proj_in|temporal\.enter)\.weight", key):
             found[int(match[1])] = value.shape[0]
     return tuple(found[level] for level in sorted(found))
+
+
+def check_kind(modules: MotionModules, image: ImageModel) -> None:
+    """Refuse a version of AnimateDiff that was made for another kind of image model.
+
+    Raises:
+        WeightsError: Names both.
+    """
+    if modules.version and (modules.version == "sdxl") != is_two(image):
+        kind = f"of {XL}'s kind" if is_two(image) else f"not of {XL}'s kind"
+        raise WeightsError(
+            f"'{modules.where}' was given or recognised as AnimateDiff's version {modules.version}, and the base "
+            f"'{image.name}' is {kind}: --preset sdxl and {XL} belong together, the others and Stable Diffusion 1."
+        )
 
 
 def check_shape(modules: MotionModules, image: Mapping[str, Any], whose: str) -> None:

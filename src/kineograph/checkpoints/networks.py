@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kineograph.errors import WeightsError, unknown
+from kineograph.models.config_fields import check_fields
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import unfilled
 from kineograph.systems import systems
@@ -153,6 +154,7 @@ def image_config(config: Config) -> dict[str, Any]:
     import diffusers
 
     layout = layout_of(config)
+    check_fields(config, config["_class_name"], "unet/config.json")
     full = parameters_of(getattr(diffusers, config["_class_name"])) | dict(config)
     known = parameters_of(diffusers.UNet2DConditionModel)
     image = {name: value for name, value in full.items() if name in known and name != "num_attention_heads"}
@@ -209,7 +211,15 @@ def key_map(system: System, network: VideoUNet, layout: str = "diffusers") -> Ke
     longest = position_table(network.plan)
     if longest is not None and system.name == "animatediff":
         return system.key_maps[layout](network.config, longest)  # pyright: ignore[reportCallIssue]
+    if (rates := own_rates(network.plan)) is not None:
+        return system.key_maps[layout](network.config, rates)  # pyright: ignore[reportCallIssue]
     return system.key_maps[layout](network.config)
+
+
+def own_rates(plan: Plan | None) -> tuple[float, ...] | None:
+    """Return the rates of a plan's rotary position code where they are not the usual ones."""
+    found = [p.options["rates"] for p in (plan.placements if plan else ()) if p.options.get("rates")]
+    return tuple(found[0]) if found else None
 
 
 def position_table(plan: Plan | None) -> int | None:

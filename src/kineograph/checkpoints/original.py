@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from kineograph.checkpoints import shapes
-from kineograph.checkpoints.image import ImageModel
-from kineograph.checkpoints.ldm import SCHEDULER, load_text, load_vae
-from kineograph.checkpoints.motion import file_modules, put_on
+from kineograph.checkpoints.image import ImageModel, both_licences
+from kineograph.checkpoints.ldm import load_text, load_vae
+from kineograph.checkpoints.motion import file_modules, is_two, put_on
+from kineograph.checkpoints.motion_versions import refuse_preset
 from kineograph.checkpoints.open_clip import image_to_theirs
 from kineograph.checkpoints.pipelines import settings_for
 from kineograph.checkpoints.single_files import OPEN_TEXT, TEXT, UNET, VAE, SingleFile, check_parts, part
@@ -26,10 +27,11 @@ from kineograph.models.text_pair import TwoTextEncoders
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import unfilled
 from kineograph.systems import systems
-from kineograph.systems.card import System
 from kineograph.systems.key_loading import check_mapped, mapped
-from kineograph.systems.videocrafter import join_keys_values, resampler_keys, split_keys_values
-from kineograph.systems.videocrafter import process as published_process
+from kineograph.systems.lavie import FREQS
+from kineograph.systems.resampler_keys import join_keys_values, resampler_keys, split_keys_values
+from kineograph.systems.videocrafter import version_of
+from kineograph.temporal.rotary import rotary_rates
 
 
 def load_network(file: SingleFile) -> VideoUNet:
@@ -52,6 +54,8 @@ def load_network(file: SingleFile) -> VideoUNet:
         image["class_embed_type"] = "timestep"
     queries = file.tensors.get(f"{PICTURES}latents")
     options = _options(file.kind.name, weights, image, 0 if queries is None or queries.ndim != 3 else queries.shape[1])
+    if file.kind.name == "lavie":
+        options = replace(options, **file_rates(theirs, str(file.path)))
     network = unfilled(lambda: system.build(options, UNet2DConditionModel(**image)))
     check_mapped(weights, network.unet.state_dict(), keys, where, prefix)
     network.unet.load_state_dict(weights)
@@ -61,6 +65,24 @@ def load_network(file: SingleFile) -> VideoUNet:
 def _diffusers_levels(theirs: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     config = shapes.image_unet(theirs, where)
     return {name: config[name] for name in ("down_block_types", "up_block_types", "layers_per_block")}
+
+
+def file_rates(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """Return the settings of LaVie's rotary position code that a file's own rates mean; none for the usual ones.
+
+    Raises:
+        WeightsError: The attentions have several sets of rates.
+    """
+    tables = [value.float() for key, value in tensors.items() if key.endswith(FREQS)]
+    if not tables:
+        return {}
+    if any(table.ndim != 1 or not torch.equal(table, tables[0]) for table in tables):
+        raise WeightsError(
+            f"'{where}' has attentions with several rates of rotation ('{FREQS}'); only one set is known."
+        )
+    usual = rotary_rates(2 * len(tables[0]), tables[0])
+    own = {} if torch.equal(tables[0], usual) else {"rates": tuple(tables[0].tolist())}
+    return {"rotary": 2 * len(tables[0]), **own}
 
 
 def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any], picture_tokens: int) -> Any:
@@ -79,36 +101,23 @@ def _options(name: str, weights: Mapping[str, Tensor], image: Mapping[str, Any],
     return config(**options)
 
 
-def process_config(system: System) -> dict[str, Any]:
-    """Return a system's process and its authors' sampler as the scheduler's configuration that their file lacks."""
-    process = {
-        **SCHEDULER,
-        "beta_schedule": system.process.schedule,
-        "beta_start": system.process.beta_start,
-        "beta_end": system.process.beta_end,
-    }
-    if system.sampling.sampler != "ddpm":
-        return process
-    return {name: value for name, value in process.items() if name != "set_alpha_to_one"} | {
-        "_class_name": "DDPMScheduler",
-        "variance_type": "fixed_small",
-    }
-
-
 SCALES = "scale_arr"
 """Where VideoCrafter's files keep the factors of the data at all timesteps."""
 
 
-def data_scale(file: SingleFile, network: VideoUNet) -> tuple[float, int] | None:
+def data_scale(file: SingleFile, preset: str) -> tuple[float, int] | None:
     """Return how VideoCrafter's process makes the data weaker: as the file notes it, else as its network was published.
+
+    Args:
+        file: The file.
+        preset: Which network it is.
 
     Raises:
         WeightsError: The factors do not fall evenly from 1 to the last.
     """
     if SCALES not in file.tensors:
-        assert network.plan is not None
-        convolutions = any(p.layer == "temporal_convolution" for p in network.plan.placements)
-        return published_process(network.config.get("class_embed_type") == "timestep", convolutions).data_scale
+        process, _ = systems()["videocrafter"].settled(preset)
+        return process.data_scale
     table = file.tensors[SCALES].double().flatten()
     least = float(table[-1]) if len(table) else 0.0
     length = int((table > least).sum()) + 1
@@ -132,8 +141,6 @@ def load_picture_file(file: SingleFile) -> PictureVideoModel:
         WeightsError: A part is missing or does not fit.
     """
     parts = load_original(file, None)
-    fps = systems()["videocrafter"].preset("i2v").fps
-    parts = LatentVideoModel(parts.network, parts.autoencoder, parts.text, replace(parts.settings, fps=float(fps)))
     theirs = split_keys_values(part(file.tensors, PICTURES))
     resampler = resampler_of(resampler_keys().to_ours(theirs), str(file.path))
     return PictureVideoModel(parts, PictureTokens(image_encoder(file, EMBEDDER), resampler))
@@ -154,30 +161,44 @@ def is_picture_file(file: SingleFile) -> bool:
     return any(key.startswith(PICTURES) for key in file.tensors)
 
 
-def load_original(file: SingleFile, base: ImageModel | None) -> LatentVideoModel:
+def load_original(file: SingleFile, base: ImageModel | None, preset: str = "") -> LatentVideoModel:
     """Build a model from a single file.
 
     Args:
         file: The file.
         base: The image model, for a file that holds only the network or only motion modules.
+        preset: The version of motion modules, where their file does not say it.
 
     Raises:
         WeightsError: A part is missing or does not fit.
     """
     name = file.kind.name
     if base is not None and name == "motion_module":
-        return put_on(file_modules(file.path, file.tensors), base)
+        return put_on(file_modules(file.path, file.tensors, preset, is_two(base)), base)
+    refuse_preset(file.path, preset)
     if base is None:
         check_parts(file, (UNET, VAE, TEXT, OPEN_TEXT, PICTURES, EMBEDDER))
     network, system = load_network(file), systems()[name]
     vae, text = _of_base(file, base, network) if base else (load_vae(file), load_text(file))
-    settings = settings_for(name, file.path.stem, process_config(system), _unsized(network), vae.factor)
+    preset = published_version(name, network)
+    settings = settings_for(name, file.path.stem, system.scheduler(preset), _unsized(network), vae.factor, preset)
     settings = replace(settings, eta=system.sampling.eta)
     if name == "videocrafter":
-        settings = replace(settings, data_scale=data_scale(file, network))
+        settings = replace(settings, data_scale=data_scale(file, preset))
     if base is not None:
-        settings = replace(settings, licence=f"{settings.licence}; base: {base.licence}")
+        settings = replace(settings, licence=both_licences(settings.licence, base.licence))
     return LatentVideoModel(network, vae, text, settings)
+
+
+def published_version(system: str, network: VideoUNet) -> str:
+    """Return the preset that a system's network is, where their authors sample them differently; else nothing."""
+    if system != "videocrafter":
+        return ""
+    assert network.plan is not None
+    layers = {placement.layer: placement for placement in network.plan.placements}
+    picture = layers.get("picture_attention")
+    told = network.config.get("class_embed_type") == "timestep"
+    return version_of(told, "temporal_convolution" in layers, picture.options["tokens"] if picture else 0)
 
 
 def _unsized(network: VideoUNet) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from kineograph.models.latent_video import LatentVideoModel, Settings, checked_s
 from kineograph.models.video_unet import UNETS, VideoUNet
 from kineograph.models.weights import read_folder, read_json
 from kineograph.systems import systems
+from kineograph.systems.image_networks import of_published_size
 from kineograph.temporal.plan import Plan
 
 SIDECAR = "kineograph.json"
@@ -52,7 +53,9 @@ def image_only(image: ImageModel) -> LatentVideoModel:
     return LatentVideoModel(network, image.autoencoder, image.text, settings)
 
 
-def settings_for(system: str, name: str, scheduler: dict[str, Any], image: Any, factor: int) -> Settings:
+def settings_for(
+    system: str, name: str, scheduler: dict[str, Any], image: Any, factor: int, preset: str = ""
+) -> Settings:
     """Return how a published model wants to be used: its authors' settings, its own size, scheduler and licence.
 
     Args:
@@ -61,9 +64,10 @@ def settings_for(system: str, name: str, scheduler: dict[str, Any], image: Any, 
         scheduler: Its scheduler's configuration.
         image: Configuration of its image network, whose `sample_size` is the size it was trained at.
         factor: Pixels per latent position along an edge.
+        preset: Which of the system's networks it is, where their authors sample them differently.
     """
     published = systems()[system]
-    sampling, size = published.sampling, image.get("sample_size")
+    (_, sampling), size = published.settled(preset), image.get("sample_size")
     height, width = (sampling.height, sampling.width) if size is None else _pixels(size, factor)
     return Settings(
         name=name,
@@ -77,7 +81,7 @@ def settings_for(system: str, name: str, scheduler: dict[str, Any], image: Any, 
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
         sampler="scheduler",
-        licence=published.card.weights_license,
+        licence=published.card.weights_license if of_published_size(image) else "",
         scheduler=dict(scheduler),
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.clip_text import find_tokenizer, projected_text_encoder, text_encoder
-from kineograph.checkpoints.image import XL_LICENCE, ImageModel
+from kineograph.checkpoints.image import ImageModel, licence_of
 from kineograph.checkpoints.ldm import SCHEDULER as STABLE_DIFFUSION
 from kineograph.checkpoints.ldm import fill_unet, unet_name, unet_weights, vae_of
 from kineograph.checkpoints.open_clip import (
@@ -71,7 +71,8 @@ def load_xl_file(file: SingleFile) -> ImageModel:
     unet = unfilled(lambda: UNet2DConditionModel(**config, sample_size=128))
     fill_unet(unet, weights, file)
     vae = vae_of(part(file.tensors, VAE), where, SCALE)
-    return ImageModel(unet.eval(), vae, text, dict(SCHEDULER), file.path.stem, XL_LICENCE)
+    licence = licence_of(config, True)
+    return ImageModel(unet.eval(), vae, text, dict(SCHEDULER), file.path.stem, licence)
 
 
 def added(weights: Mapping[str, Tensor], pooled: int, where: str) -> dict[str, Any]:

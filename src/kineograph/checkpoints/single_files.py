@@ -42,6 +42,8 @@ STEP = "global_step"
 """Where training programs note how long they trained: beside the weights, or in a safetensors file's header."""
 PREDICTION = "modelspec.prediction_type"
 """Where a header says what the network predicts, `epsilon` or `v` (Stability-AI/ModelSpec, 1.0.1)."""
+PRESET = "preset"
+"""Text in the header of a file that was written here: which of its system's published networks it is."""
 
 
 @dataclass(frozen=True)

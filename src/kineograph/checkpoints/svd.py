@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kineograph._notices import notice
 from kineograph.checkpoints import shapes
 from kineograph.checkpoints.ldm import SCALE, vae_keys_for, vae_of
 from kineograph.checkpoints.open_clip import image_to_ours, image_to_theirs, their_image_name
-from kineograph.checkpoints.single_files import UNET, VAE, SingleFile, check_parts, part
-from kineograph.errors import WeightsError
+from kineograph.checkpoints.single_files import PRESET, UNET, VAE, SingleFile, check_parts, part
+from kineograph.errors import WeightsError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.image_encoder import ImageEncoder
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.temporal_autoencoder import TemporalAutoencoder, temporal_autoencoder
 from kineograph.models.video_unet import VideoUNet
 from kineograph.models.weights import unfilled
+from kineograph.systems.image_networks import of_published_size
 from kineograph.systems.key_loading import check_named, mapped
 from kineograph.systems.stable_video_diffusion import SYSTEM, SVDConfig
 from kineograph.systems.svd_keys import original_decoder_keys, original_keys
@@ -27,28 +31,63 @@ CLIP = "conditioner.embedders.0.open_clip.model."
 """sgm's `FrozenOpenCLIPImageEmbedder`; beside the image tower it holds what is left of the text tower."""
 PICTURE = "conditioner.embedders.3.encoder."
 """sgm's encoder of the conditioning frames, an image autoencoder of which the encoder is used."""
+PRESETS = ("published", "xt")
+"""What a file of the authors can be; their other presets take other inputs or were not released."""
 UNUSED_CLIP = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.", "ln_final.", "attn_mask")
 
 
-def load_svd_file(file: SingleFile) -> ImageToVideoModel:
+def load_svd_file(file: SingleFile, preset: str = "") -> ImageToVideoModel:
     """Build a model from the authors' single file.
 
-    The file does not say how many frames it was trained at: 25 where its name has `xt` in it, as published, else 14.
+    The file does not say how many frames it was trained at, and so how its authors sample it.
+
+    Args:
+        file: The file.
+        preset: `"published"` (14 frames) or `"xt"` (25); empty: told from the header of files that were written here,
+            else from the file's name, which is said on stderr.
 
     Raises:
-        WeightsError: A part is missing, or a weight is unknown or of another shape.
+        WeightsError: A part is missing, a weight is unknown or of another shape, or there is no such preset.
     """
     check_parts(file, (UNET, VAE, CLIP, PICTURE))
-    long = "xt" in file.path.stem.lower()
-    network = _network(file, 25 if long else 14)
+    if preset and preset not in PRESETS:
+        raise unknown(f"--preset for '{file.path}'", preset, PRESETS, WeightsError)
+    preset = preset or file.metadata.get(PRESET, "")
+    _, sampling = SYSTEM.settled(preset if preset in PRESETS else guessed_preset(file.path))
+    network = _network(file, sampling.frames)
     settings = ImageToVideoSettings(
         name=file.path.stem,
-        num_frames=25 if long else 14,
-        num_inference_steps=30 if long else 25,  # sgm: scripts/sampling/configs/svd_xt.yaml
+        height=sampling.height,
+        width=sampling.width,
+        num_frames=sampling.frames,
+        fps=sampling.fps,
+        num_inference_steps=sampling.steps,
+        min_guidance_scale=sampling.guidance if sampling.first_guidance is None else sampling.first_guidance,
+        max_guidance_scale=sampling.guidance,
         wave_channels=network.config["projection_class_embeddings_input_dim"] // 3,
-        licence=SYSTEM.card.weights_license,
+        licence=SYSTEM.card.weights_license if of_published_size(network.config) else "",
+        scheduler=SYSTEM.scheduler(),
     )
     return ImageToVideoModel(network, _autoencoder(file), image_encoder(file, CLIP), settings)
+
+
+def preset_of(model: ImageToVideoModel) -> str:
+    """Return the preset whose number of frames a model has; empty where it is of none."""
+    frames = {SYSTEM.settled(name)[1].frames: name for name in PRESETS}
+    return frames.get(model.settings.num_frames, "")
+
+
+def guessed_preset(path: Path) -> str:
+    """Tell the preset from a file's name, by the word `xt` as in the authors' `svd_xt`, and say so on stderr."""
+    words = re.split(r"[^a-z0-9]+", path.stem.lower())
+    preset = "xt" if any(re.fullmatch("(svd|img2vid)?xt", word) for word in words) else "published"
+    _, sampling = SYSTEM.settled(preset)
+    notice(
+        f"'{path}' does not say which Stable Video Diffusion it is; its name is taken to mean {preset!r}: "
+        f"{sampling.frames} frames, guidance {sampling.first_guidance} to {sampling.guidance}. "
+        f"To say it: {' or '.join(f'--preset {name}' for name in PRESETS)}."
+    )
+    return preset
 
 
 def _network(file: SingleFile, num_frames: int) -> VideoUNet:

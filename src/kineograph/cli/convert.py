@@ -24,6 +24,9 @@ class Args:
     """Layout to write: this library's, diffusers' or the authors'."""
     base: str | None = None
     """Image model or a bundled name, for a source without autoencoder and text encoder (default: none)."""
+    preset: str = ""
+    """Which of its system's published networks IN is, where the file does not say it, as for `generate --preset`
+    (default: told from it)."""
     precision: Literal["fp32", "fp16", "bf16"] | None = None
     """Data type of the written weights (default: the source's, or fp32 where it has several)."""
     json: bool = False
@@ -50,7 +53,8 @@ def run(args: Args) -> int:
 
     types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     base = None if args.base is None else find_base(args.base)
-    done = convert(args.source, args.output, args.to, base, None if args.precision is None else types[args.precision])
+    precision = None if args.precision is None else types[args.precision]
+    done = convert(args.source, args.output, args.to, base, precision, args.preset)
     for note in done.notes:
         say(f"Note: {note}.")
     emit(

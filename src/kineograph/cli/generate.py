@@ -56,6 +56,9 @@ class Args:
     """LoRA, a file or a folder as diffusers or peft save it: PATH or PATH:strength; may be given several times."""
     system: str = ""
     """Training-free system that gives time to the image network: text2video_zero (default: the model's own layers)."""
+    preset: str = ""
+    """Which of its system's published networks --model is, where the file does not say it: v1, v2 or v3 for motion
+    modules, published (14 frames) or xt (25) for Stable Video Diffusion (default: told from it)."""
     seed: int = 0
     """First seed; clip i takes seed + i."""
     num_frames: int | None = None
@@ -130,7 +133,7 @@ def run(args: Args) -> int:
 
     from kineograph.sampling.generate import load_text_to_video
 
-    model = load_text_to_video(args.model, base=args.base, lora=args.lora, system=args.system)
+    model = load_text_to_video(args.model, base=args.base, lora=args.lora, system=args.system, preset=args.preset)
     _check_loaded(args, model.settings, files)
     steps = args.num_inference_steps or model.settings.num_inference_steps
     made = []
@@ -263,7 +266,7 @@ def _run_on_picture(args: Args, image: Path) -> int:
 
     from kineograph.sampling.generate import Model, load
 
-    model = load(args.model, base=args.base, lora=args.lora)
+    model = load(args.model, base=args.base, lora=args.lora, preset=args.preset)
     if isinstance(model, Model):
         raise _from_prompts(args)
     _check_loaded(args, model.settings, [file])
@@ -292,7 +295,7 @@ def _run_between(args: Args, clip: Path) -> int:
     from kineograph.sampling.image_to_video import ImageToVideo
     from kineograph.video import Video
 
-    given, model = Video.read(clip), load(args.model, base=args.base, lora=args.lora)
+    given, model = Video.read(clip), load(args.model, base=args.base, lora=args.lora, preset=args.preset)
     if not isinstance(model, ImageToVideo):
         raise _from_prompts(args)
     with _steps(len(given) - 1, args.num_inference_steps or model.settings.num_inference_steps) as callback:

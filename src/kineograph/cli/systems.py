@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kineograph.systems.card import System
 
 BEGIN, END = "<!-- registry: begin (written by `make readme`) -->", "<!-- registry: end -->"
-EVIDENCE = {"parity": "equal to the original code", "paper": "from the paper"}
+WORDS = {"tested": "equal, tested here", "compared": "equal, compared once", "paper": "from the paper"}
+"""A card's evidence in the tables; `kineograph.systems.card.EVIDENCE` says it in full."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def registry_table() -> str:
     """Return the registry as a Markdown table, for the README."""
     from kineograph.systems import systems
 
-    rows = [(f"`{s.name}`", _paper(s), _words(s.card.adds), EVIDENCE[s.card.evidence]) for s in systems().values()]
+    rows = [(f"`{s.name}`", _paper(s), _words(s.card.adds), WORDS[s.card.evidence]) for s in systems().values()]
     return markdown(rows, ("name", "paper", "what it adds to an image model", "evidence"))
 
 
@@ -122,9 +123,11 @@ def _words(sentences: tuple[str, ...]) -> str:
 
 
 def _list(found: list[System]) -> str:
+    from kineograph.systems.card import EVIDENCE
+
     rows = [(s.name, s.card.year, s.card.arxiv or "-", s.card.evidence, ", ".join(s.presets)) for s in found]
     lines = [table(rows, ("name", "year", "arXiv", "evidence", "presets")), ""]
-    lines += [f"{word}: {meaning}" for word, meaning in EVIDENCE.items()]
+    lines += [textwrap.fill(f"{word}: {meaning}", 100, subsequent_indent="  ") for word, meaning in EVIDENCE.items()]
     return "\n".join([*lines, "More about one: kineograph systems show NAME"])
 
 
@@ -133,13 +136,15 @@ def _page(system: System) -> str:
 
 
 def _page_lines(system: System) -> Iterator[str]:
+    from kineograph.systems.card import EVIDENCE
+
     card = system.card
     yield f"{system.name}: {card.title}"
     yield f"{card.authors.rstrip('.')}. {card.year}{f', arXiv:{card.arxiv}' if card.arxiv else ''}"
     yield ""
     yield f"code      {card.code or 'none published'} ({card.code_license or 'no licence stated'})"
     yield f"weights   {card.weights_license or 'none released'}"
-    yield f"evidence  {EVIDENCE[card.evidence]}"
+    yield textwrap.fill(f"evidence  {EVIDENCE[card.evidence]}", 100, subsequent_indent=" " * 10)
     yield f"layouts   {', '.join(system.key_maps) or 'diffusers only'}"
     yield from _section("Adds to an image model", card.adds)
     yield from _section("Differs from the paper", card.differs)

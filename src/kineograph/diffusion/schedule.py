@@ -125,6 +125,11 @@ class Schedule:
         before = float(self.alphas_cumprod[timestep - 1]) if timestep > 0 else 1.0
         return (1 - before) / (1 - float(self.alphas_cumprod[timestep])) * float(self.betas[timestep])
 
+    def product_of_alphas(self, start: int, stop: int) -> float:
+        """Return the product of `1 - betas` over the timesteps from `start` to `stop - 1`; 1 if there are none."""
+        shares = [1.0, *self.alphas_cumprod.tolist()]
+        return shares[max(stop, start)] / shares[start]
+
     def rescale_zero_terminal_snr(self) -> Schedule:
         """Return this schedule with no data left at the last timestep.
 

@@ -36,6 +36,23 @@ MULTISTEP = {"solver_order": 2, "lower_order_final": True}
 DPM = {**MULTISTEP, "algorithm_type": "dpmsolver++", "solver_type": "midpoint", "euler_at_final": False}
 DISTILLED = {"original_inference_steps": 50, "timestep_scaling": 10.0, "set_alpha_to_one": True}
 
+EDM_V = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
+"""Stable Video Diffusion's released scheduler: sigma from 700 to 0.002, rho 7, and the network told log(sigma) / 4."""
+
 # Every field that the class of this name reads in diffusers 0.42, with its default there; a test compares the two.
 FIELDS: dict[str, dict[str, Any]] = {
     "DDPMScheduler": {**BETAS, **CLIP, **THRESHOLD, **LEADING, **ZERO_SNR, "variance_type": "fixed_small"},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineograph.errors import InputError, WeightsError, unknown
+from kineograph.models.config_fields import check_fields
 from kineograph.models.sizes import check_size
 from kineograph.models.weights import load_diffusers, read_json, save_diffusers, write_json
 from kineograph.models.whole_folder import whole_folder
@@ -231,4 +232,5 @@ def load_autoencoder(directory: str | Path) -> FrameAutoencoder:
         raise WeightsError(f"'{file}' is not valid: {error}.") from error
     if options:
         raise unknown("autoencoder option", next(iter(options)), ("patch", "shortcut"), WeightsError)
+    check_fields(read_json(Path(directory) / "config.json"), "AutoencoderKL", directory)
     return FrameAutoencoder(load_diffusers(AutoencoderKL, directory), patch, shortcut).eval()

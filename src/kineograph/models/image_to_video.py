@@ -19,28 +19,12 @@ from kineograph.diffusion.denoiser import Denoiser
 from kineograph.diffusion.noise import ClipGenerators
 from kineograph.diffusion.objective import normal
 from kineograph.diffusion.scheduler_config import read
+from kineograph.diffusion.scheduler_fields import EDM_V
 from kineograph.errors import InputError
 from kineograph.models.autoencoder import FrameAutoencoder
 from kineograph.models.image_encoder import ImageEncoder
 from kineograph.models.video_unet import VideoUNet
 from kineograph.temporal.position import scalar_waves
-
-EDM_V = {
-    "_class_name": "EulerDiscreteScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "interpolation_type": "linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "v_prediction",
-    "sigma_min": 0.002,
-    "sigma_max": 700.0,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
-}
-"""The released scheduler: sigma from 700 to 0.002, rho 7, and the network told log(sigma) / 4."""
 
 AUGMENTATION_STREAM = 2  # of a clip's seed: 0 is the first noise, 1 that of the steps
 NUMBERS = 3  # that the network is told: frames per second, motion bucket, deviation of the picture's noise
@@ -71,8 +55,8 @@ class ImageToVideoSettings:
     """Guidance at the first frame."""
     max_guidance_scale: float = 3.0
     """Guidance at the last frame."""
-    decode_chunk_size: int = 8
-    """Frames decoded at once."""
+    decode_chunk_size: int = 14
+    """Frames decoded at once, which see each other (scripts/sampling/simple_video_sample.py, `decoding_t`)."""
     wave_channels: int = 256
     """Width of the code of each of the three numbers."""
     given: Given = "picture"

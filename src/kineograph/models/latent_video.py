@@ -22,6 +22,7 @@ from kineograph.diffusion.denoiser import Denoiser, KnownWhenNoisy, NetworkDenoi
 from kineograph.diffusion.samplers import NoiseSource
 from kineograph.diffusion.schedule import Schedule
 from kineograph.diffusion.scheduler_config import read
+from kineograph.diffusion.scheduler_fields import FIELDS
 from kineograph.errors import InputError, WeightsError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
 from kineograph.models.draft import DraftNetwork, load_draft, resized, save_draft
@@ -142,6 +143,16 @@ def over_timesteps(scheduler: Mapping[str, Any]) -> dict[str, Any]:
         return dict(scheduler)
     process = {name: scheduler[name] for name in PROCESS_FIELDS if name in scheduler}
     return {"_class_name": "DDIMScheduler", "clip_sample": False, **process}
+
+
+def as_ddim(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's configuration as one of DDIM with the same process, timesteps and end.
+
+    As diffusers' `DDIMScheduler.from_config`, but estimates are clipped only where the configuration says so: its
+    default is for pixels.
+    """
+    shared = {name: value for name, value in scheduler.items() if name in FIELDS["DDIMScheduler"]}
+    return {"clip_sample": False, **shared, "_class_name": "DDIMScheduler"}
 
 
 @dataclass(frozen=True)

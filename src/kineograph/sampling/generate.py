@@ -17,7 +17,7 @@ from kineograph.diffusion import samplers, solvers
 from kineograph.diffusion.denoiser import Denoiser
 from kineograph.diffusion.guidance import Scale, classifier_free, interval_scale
 from kineograph.errors import InputError
-from kineograph.models.latent_video import Condition, LatentVideoModel, Settings, draw_noise, step_noise
+from kineograph.models.latent_video import Condition, LatentVideoModel, Settings, as_ddim, draw_noise, step_noise
 from kineograph.models.picture import PictureVideoModel
 from kineograph.sampling import wishes
 from kineograph.sampling.known import no_draft
@@ -189,10 +189,10 @@ def _sample_clip(
     until = options["draft_until"]
     own = _own_sampler(parts.settings.system)
     if own is not None and shape[0] > 1:
-        levels = parts.schedule.levels(parts.schedule.timesteps(steps))
         guided = classifier_free(parts.denoiser(), context, negative, scale)
-        still = parts.draft_of(context, until, (1, *shape[1:]))
-        return own(guided, x[:, :1], levels, x[:, 1:], still=still, above=parts.draft_from(until), callback=callback)
+        draft = {"still": parts.draft_of(context, until, (1, *shape[1:])), "above": parts.draft_from(until)}
+        levels, schedule = parts.plan.levels(steps), parts.schedule
+        return own(guided, x[:, :1], levels, x[:, 1:], **draft, schedule=schedule, callback=callback)
 
     def drafted(denoiser: Denoiser) -> Denoiser:
         return parts.with_draft(denoiser, context, until, shape)
@@ -200,8 +200,8 @@ def _sample_clip(
     if name == SCHEDULER:
         guided = parts.plan.limit(drafted(classifier_free(parts.unlimited(), context, negative, scale)))
         return parts.plan.sample(guided, x, steps, noise=fresh, callback=callback)
-    levels = parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing")))
     guided = drafted(classifier_free(parts.denoiser(), context, negative, scale))
+    levels = parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing")))
     extra = {"noise": fresh} if name in STOCHASTIC else {}
     return SAMPLERS[name](guided, x, levels, callback=callback, **extra)
 
@@ -252,7 +252,7 @@ def is_guided(parts: LatentVideoModel, options: dict[str, Any]) -> bool:
 def step_times(parts: LatentVideoModel, options: dict[str, Any]) -> Sequence[float]:
     """Return the times that the denoiser is told, step by step."""
     name, steps = options["sampler"], options["num_inference_steps"]
-    if name == SCHEDULER:
+    if name == SCHEDULER or (_own_sampler(parts.settings.system) is not None and options["num_frames"] > 1):
         return parts.plan.levels(steps).t
     return parts.schedule.levels(parts.schedule.timesteps(steps, SPACINGS.get(name, "trailing"))).t
 
@@ -303,6 +303,7 @@ def with_system(parts: LatentVideoModel, name: str) -> LatentVideoModel:
         sampler="ddim",
         num_frames=chosen.sampling.frames,  # what was learned about longer clips left with the temporal layers
         fps=float(chosen.sampling.fps),
+        scheduler=as_ddim(parts.settings.scheduler),
     )
     return LatentVideoModel(network, parts.autoencoder, parts.text, own, parts.draft)
 
@@ -358,13 +359,13 @@ def _one_or_all(prompt: str | Sequence[str], videos: list[Video]) -> Video | lis
     return videos[0] if isinstance(prompt, str) else videos
 
 
-def open_model(name: str | Path, base: str | Path | None = None, lora: Sequence[str] = ()) -> Loaded:
+def open_model(name: str | Path, base: str | Path | None = None, lora: Sequence[str] = (), preset: str = "") -> Loaded:
     """Load the parts of a model, in float32 on the CPU. See `load`.
 
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
-    return load_checkpoint(find(name), None if base is None else find_base(base), lora)
+    return load_checkpoint(find(name), None if base is None else find_base(base), lora, preset)
 
 
 def load(
@@ -373,6 +374,7 @@ def load(
     base: str | Path | None = None,
     lora: Sequence[str] = (),
     system: str = "",
+    preset: str = "",
     device: str | torch.device | None = None,
 ) -> Model | PictureAndText | ImageToVideo:
     """Load a model. The licences of its weights are shown on stderr.
@@ -384,6 +386,8 @@ def load(
         lora: LoRAs (files, or folders of diffusers or peft) for the image network, the motion modules or the text
             encoders, each perhaps with `:strength`.
         system: A training-free system that gives time to the image network instead of the model's own layers.
+        preset: Which of its system's published networks it is, where the file does not say it: `"v1"` to `"v3"` for
+            motion modules without position tables, `"published"` (14 frames) or `"xt"` (25) for Stable Video Diffusion.
         device: Where to put it; None takes the accelerator if there is one.
 
     Returns:
@@ -393,7 +397,7 @@ def load(
     Raises:
         WeightsError: There is no such model, or its files do not fit.
     """
-    parts = open_model(name, base, lora)
+    parts = open_model(name, base, lora, preset)
     if system and not isinstance(parts, LatentVideoModel):
         raise InputError(
             f"'{name}' makes clips from a picture and has a notion of time of its own; leave --system out."
@@ -419,6 +423,7 @@ def load_text_to_video(
     base: str | Path | None = None,
     lora: Sequence[str] = (),
     system: str = "",
+    preset: str = "",
     device: str | torch.device | None = None,
 ) -> Model:
     """Load a model that makes clips from prompts. See `load`.
@@ -426,7 +431,7 @@ def load_text_to_video(
     Raises:
         InputError: The model starts from a picture.
     """
-    model = load(name, base=base, lora=lora, system=system, device=device)
+    model = load(name, base=base, lora=lora, system=system, preset=preset, device=device)
     if not isinstance(model, Model):
         raise InputError(f"'{name}' makes clips from a picture, not from words: give it one, --image photo.png.")
     return model

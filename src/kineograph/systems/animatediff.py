@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from kineograph.systems.card import Card, Process, Sampling, System
+from kineograph.systems.card import STABLE_DIFFUSION_DDIM, Card, Process, Sampling, System
 from kineograph.systems.image_networks import STABLE_DIFFUSION_XL, stable_diffusion_1, tiny_stable_diffusion_1
 from kineograph.systems.keys import ATTENTION_KEYS, TRANSFORMER_KEYS, KeyMap, PositionTable, motion_module_places, nest
 from kineograph.temporal.plan import Placement, Plan
@@ -140,6 +140,15 @@ def original_keys(image: Mapping[str, Any], max_frames: int = 32) -> KeyMap:
     )
 
 
+DDIM = {**STABLE_DIFFUSION_DDIM, "set_alpha_to_one": True}
+"""scripts/animate.py with configs/inference/inference-v1.yaml, -v2 and -v3, whatever the image model's sampler is."""
+EULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}
+"""scripts/animate.py of the branch `sdxl` (8d191074)."""
+XL_PROCESS = Process(schedule="scaled_linear", beta_end=0.020)  # configs/inference/inference.yaml of that branch
+XL_SAMPLING = Sampling(  # configs/prompts/1-original_sdxl.yaml
+    sampler="euler", steps=100, guidance=8.5, height=1024, width=1024, solver=EULER
+)
+
 SYSTEM = System(
     name="animatediff",
     card=CARD,
@@ -148,5 +157,6 @@ SYSTEM = System(
     builder=build,
     key_maps={"diffusers": diffusers_keys, "original": original_keys},
     process=Process(schedule="linear"),  # configs/training/v1/training.yaml: linear, 0.00085 to 0.012
-    sampling=Sampling(steps=25, guidance=8.0, height=512, width=512),  # scripts/animate.py
+    sampling=Sampling(steps=25, guidance=8.0, height=512, width=512, solver=DDIM),  # configs/prompts/1_animate
+    variants={"sdxl": (XL_PROCESS, XL_SAMPLING)},
 )

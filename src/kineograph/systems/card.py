@@ -32,7 +32,7 @@ class Card:
         weights_license: Licence of the released weights; empty where none were released.
         adds: What it adds to an image model, one sentence per choice.
         differs: How this implementation differs from the paper or the code; empty if it does not.
-        evidence: `"parity"`: equal to the original code on the same weights; `"paper"`: re-implemented from the paper.
+        evidence: How it is known to be right, one of `EVIDENCE`.
     """
 
     title: str
@@ -44,7 +44,29 @@ class Card:
     weights_license: str
     adds: tuple[str, ...]
     differs: tuple[str, ...] = ()
-    evidence: str = "parity"
+    evidence: str = "tested"
+
+
+EVIDENCE = {
+    "tested": "equal to the original code or to diffusers' class of it, on the same weights, in a test of this package",
+    "compared": "compared once with the authors' code on the same weights, outside this repository (the parity page)",
+    "paper": "written from the paper; there is no code to compare with",
+}
+"""What a card's evidence means. Tests load the same random weights into both and compare outputs; the comparisons
+outside are recorded in docs/systems/parity.md with the commit of the authors' code and the difference found."""
+
+CURVES = {"cosine": "squaredcos_cap_v2"}
+"""What diffusers calls beta schedules that have another name here."""
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample", "svd": "v_prediction"}
+"""What diffusers calls predictions."""
+STABLE_DIFFUSION_DDIM = {
+    "_class_name": "DDIMScheduler",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+"""DDIM as Stable Diffusion's release sets it (`ldm/modules/diffusionmodules/util.py`, `make_ddim_timesteps`): uniform
+timesteps plus one, the last step ends at timestep 0. VideoCrafter and ModelScopeT2V do the same."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,16 @@ class Process:
     prediction: str = "epsilon"
     data_scale: tuple[float, int] | None = None
 
+    def fields(self) -> dict[str, Any]:
+        """Return the process as fields of a diffusers scheduler's configuration."""
+        return {
+            "num_train_timesteps": 1000,
+            "beta_schedule": CURVES.get(self.schedule, self.schedule),
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "prediction_type": PREDICTIONS[self.prediction],
+        }
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -76,10 +108,13 @@ class Sampling:
         eta: Share of fresh noise in each step of DDIM.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance.
+        first_guidance: Its scale at the first frame, where it grows from there to `guidance` at the last; None: it is
+            the same for all frames.
         frames: Frames per clip.
         fps: Frames per second.
         height: Pixels.
         width: Pixels.
+        solver: The authors' scheduler without the process: its class in diffusers, and where its timesteps lie.
     """
 
     sampler: str = "ddim"
@@ -90,6 +125,8 @@ class Sampling:
     height: int = 256
     width: int = 256
     eta: float = 0.0
+    first_guidance: float | None = None
+    solver: Mapping[str, Any] = field(default_factory=lambda: STABLE_DIFFUSION_DDIM)
 
 
 @dataclass(frozen=True)
@@ -107,10 +144,11 @@ class System:
             network (`model.config`), which says where layers sit.
         process: The diffusion process its weights were trained with.
         sampling: How its authors sample.
+        variants: Process and sampling of the presets that have others of their own.
         starts_as_image: Whether a fresh network equals the image network on every frame of any clip.
         sampler: For systems without trained weights, how a clip is made from the noise of its first frame:
-            `(denoiser, first, levels, noise of the later frames, still=, above=, callback=) -> latents`; `still` is a
-            draft of the first frame that stands at times from `above` on, or None.
+            `(denoiser, first, levels, noise of the later frames, still=, above=, schedule=, callback=) -> latents`;
+            `still` is a draft of the first frame that stands at times from `above` on, or None.
     """
 
     name: str
@@ -121,6 +159,7 @@ class System:
     key_maps: Mapping[str, Callable[[Any], KeyMap]] = field(default_factory=dict)
     process: Process = field(default_factory=lambda: Process())
     sampling: Sampling = field(default_factory=lambda: Sampling())
+    variants: Mapping[str, tuple[Process, Sampling]] = field(default_factory=dict)
     starts_as_image: bool = True
     sampler: Callable[..., Tensor] | None = None
 
@@ -133,6 +172,15 @@ class System:
         if name not in self.presets:
             raise unknown(f"preset of {self.name}", name, self.presets)
         return self.presets[name]
+
+    def settled(self, preset: str = "") -> tuple[Process, Sampling]:
+        """Return the process of a preset and how its authors sample; without a name those of the system."""
+        return self.variants.get(preset, (self.process, self.sampling))
+
+    def scheduler(self, preset: str = "") -> dict[str, Any]:
+        """Return the authors' scheduler of a preset, process and sampler, as diffusers writes it."""
+        process, sampling = self.settled(preset)
+        return {**process.fields(), **sampling.solver}
 
     def build(self, config: Any = None, image_unet: Any = None) -> VideoUNet:
         """Build the network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -35,6 +36,18 @@ STABLE_DIFFUSION_XL = {
     "projection_class_embeddings_input_dim": 2816,
 }
 """Stable Diffusion XL's network (Podell et al. 2023, abs/2307.01952, table 1)."""
+
+PUBLISHED_WIDTHS = ((320, 640, 1280, 1280), (320, 640, 1280))
+"""Channels of the levels of Stable Diffusion 1 and 2, and of XL, on which all published latent systems build."""
+
+
+def of_published_size(image: Mapping[str, Any]) -> bool:
+    """Say whether an image network is as wide as the published ones, so that its weights may be theirs.
+
+    Files do not name the licence of their weights; those of other sizes are nobody's published ones.
+    """
+    return tuple(image.get("block_out_channels") or ()) in PUBLISHED_WIDTHS
+
 
 TINY = {
     "sample_size": 8,

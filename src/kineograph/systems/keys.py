@@ -45,14 +45,26 @@ class PositionTable:
 
 @dataclass(frozen=True)
 class RotaryTable(PositionTable):
-    """The rates of a rotary position code; `frames` is twice their number."""
+    """The rates of a rotary position code.
+
+    Attributes:
+        frames: Twice their number.
+        rates: The rates, where they are not the usual ones.
+    """
+
+    rates: tuple[float, ...] | None = None
 
     def of(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the rates, each `(frames / 2,)`, that belong to the weights of a state dict."""
+        import torch
+
         from kineograph.temporal.rotary import rotary_rates
 
+        own = None if self.rates is None else torch.tensor(self.rates)
         return {
             key.removesuffix(self.beside) + self.name: rotary_rates(self.frames, value)
+            if own is None
+            else own.to(value.device, copy=True)
             for key, value in state_dict.items()
             if key.endswith(self.beside)
         }

@@ -37,6 +37,7 @@ CARD = Card(
         "Independent images of a batch keep their own group norm statistics; the authors' code mixes them with the "
         "clip's.",
     ),
+    evidence="compared",
 )
 
 
@@ -48,6 +49,7 @@ class LaVieConfig:
         image: Arguments of diffusers' `UNet2DConditionModel`; used only where no image network is given.
         num_heads: Heads of the temporal attention (as the image network's: 8).
         rotary: Channels of each head that are rotated (unet.py: 32).
+        rates: Angle per frame of each rotated pair; None: 10000 to the power of minus the pair's share of `rotary`.
         spatial_norm: Group norms of the image network: `"clip"` as released, `"frame"` to start as the image network.
         single_frame: `"run"`: temporal attention also sees clips of one frame; `"skip"`: one frame is an image.
     """
@@ -55,15 +57,16 @@ class LaVieConfig:
     image: Mapping[str, Any] = field(default_factory=stable_diffusion_1)
     num_heads: int = 8
     rotary: int = 32
+    rates: tuple[float, ...] | None = None
     spatial_norm: Literal["frame", "clip"] = "clip"
     single_frame: Literal["run", "skip"] = "run"
 
 
 def plan(config: LaVieConfig) -> Plan:
     """Return where the temporal attentions go."""
-    attention = Placement(
-        "before_feed_forward", "temporal_rotary_attention", {"num_heads": config.num_heads, "rotary": config.rotary}
-    )
+    options: dict[str, Any] = {"num_heads": config.num_heads, "rotary": config.rotary}
+    options |= {} if config.rates is None else {"rates": list(config.rates)}
+    attention = Placement("before_feed_forward", "temporal_rotary_attention", options)
     return Plan((attention,), single_frame=config.single_frame, spatial_norm=config.spatial_norm)
 
 
@@ -77,8 +80,17 @@ def build(config: LaVieConfig, image_unet: Any = None) -> VideoUNet:
     return VideoUNet(unet, plan(config))
 
 
-def original_keys(image: Mapping[str, Any]) -> KeyMap:
-    """Return the map between the authors' files (their `ema` weights) and ours; spatial keys are diffusers'."""
+FREQS = "attn_temp.rotary_emb.freqs"
+"""Where the authors' files keep the rates, once for each attention."""
+
+
+def original_keys(image: Mapping[str, Any], rates: tuple[float, ...] | None = None) -> KeyMap:
+    """Return the map between the authors' files (their `ema` weights) and ours; spatial keys are diffusers'.
+
+    Args:
+        image: Configuration of the image network.
+        rates: `LaVieConfig.rates`, which their files hold.
+    """
     blocks = [
         f"{part}attentions.{{j}}.transformer_blocks.{{n}}."
         for part in ("down_blocks.{b}.", "up_blocks.{b}.", "mid_block.")
@@ -90,10 +102,13 @@ def original_keys(image: Mapping[str, Any]) -> KeyMap:
     )
     return KeyMap(
         pairs=nest([(block, block) for block in blocks], names),
-        tables=(RotaryTable("attn_temp.to_q.weight", "attn_temp.rotary_emb.freqs", 32),),
+        tables=(RotaryTable("attn_temp.to_q.weight", FREQS, 32, rates=rates),),
         what="LaVie",
     )
 
+
+SOLVER = {"_class_name": "DDPMScheduler", "clip_sample": False, "variance_type": "fixed_small"}
+"""base/pipelines/sample.py with diffusers 0.16.0, whose DDPM reads no `steps_offset`: 50 timesteps are 980 to 0."""
 
 SYSTEM = System(
     name="lavie",
@@ -109,6 +124,6 @@ SYSTEM = System(
     builder=build,
     key_maps={"original": original_keys},
     process=Process(schedule="linear", beta_start=1e-4, beta_end=0.02),  # base/configs/sample.yaml
-    sampling=Sampling(sampler="ddpm", steps=50, guidance=7.5, height=320, width=512),  # base/configs/sample.yaml
+    sampling=Sampling(sampler="ddpm", height=320, width=512, solver=SOLVER),  # base/configs/sample.yaml
     starts_as_image=False,  # its group norms span the clip
 )

@@ -28,8 +28,8 @@ CARD = Card(
     adds=(
         "DeepFloyd-IF's pixel networks get ModelScopeT2V's layers: a temporal convolution after every ResNet block and "
         "a temporal transformer after every attention.",
-        "Key frames, then frames between them, from pixels of 64 by 40; super-resolution in pixels, then in latents.",
-        "The last network works on latents and is ModelScopeT2V's.",
+        "The last network works on latents and is ModelScopeT2V's. Only the networks are here: the authors' cascade, "
+        "which makes key frames and then frames between them in pixels of 64 by 40, is not.",
     ),
     differs=(
         "All temporal outputs start at zero, so that a fresh network is the image network; in the authors' code, "
@@ -37,6 +37,7 @@ CARD = Card(
         "The configurations of the released weights were not at hand: the pixel presets have the sizes of "
         "DeepFloyd-IF-I-L (0.94 B), which with these layers make 1.73 B.",
     ),
+    evidence="compared",
 )
 
 

@@ -8,9 +8,10 @@ diffusers' `UNetSpatioTemporalConditionModel`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from kineograph.diffusion.scheduler_fields import EDM_V
 from kineograph.systems.card import Card, Process, Sampling, System
 from kineograph.systems.image_networks import stable_diffusion_2, tiny_stable_diffusion_2
 from kineograph.systems.svd_keys import diffusers_keys, original_keys
@@ -156,6 +157,20 @@ STAGE_OF = {
 """The stage that a preset's network is trained in."""
 
 
+SOLVER = {name: value for name, value in EDM_V.items() if name not in Process(prediction="svd").fields()}
+SVD = Sampling(  # scripts/sampling/configs/svd.yaml, simple_video_sample.py: `fps_id` 6 is 7 frames per second
+    sampler="euler",
+    steps=25,
+    guidance=2.5,
+    first_guidance=1.0,
+    frames=14,
+    fps=7,
+    height=576,
+    width=1024,
+    solver=SOLVER,
+)
+SVD_XT = replace(SVD, steps=30, guidance=3.0, first_guidance=1.5, frames=25)  # svd_xt.yaml, svd_xt_1_1.yaml
+
 SYSTEM = System(
     name="stable_video_diffusion",
     card=CARD,
@@ -164,5 +179,6 @@ SYSTEM = System(
     builder=build,
     key_maps={"diffusers": diffusers_keys, "original": original_keys},
     process=Process(prediction="svd"),  # continuous: EDM v-scaling, sigma 0.002 to 700
-    sampling=Sampling(sampler="euler", steps=25, guidance=3.0, frames=14, fps=7, height=576, width=1024),
+    sampling=SVD,
+    variants={"xt": (Process(prediction="svd"), SVD_XT)},
 )

@@ -17,6 +17,7 @@ from torch import nn
 
 from kineograph.errors import WeightsError, unknown
 from kineograph.models.autoencoder import FrameAutoencoder, load_autoencoder, save_autoencoder
+from kineograph.models.config_fields import check_fields
 from kineograph.models.image_encoder import load_image_encoder, save_image_encoder
 from kineograph.models.image_to_video import ImageToVideoModel, ImageToVideoSettings
 from kineograph.models.temporal_autoencoder import CLASS, FIELDS, TemporalAutoencoder, temporal_autoencoder
@@ -83,7 +84,9 @@ def load_stable_video_diffusion(
 def load_network(directory: str | Path, norms: Literal["original", "diffusers"] = "original") -> VideoUNet:
     """Load diffusers' `UNetSpatioTemporalConditionModel` folder into our network. See `load_stable_video_diffusion`."""
     folder = Path(directory)
-    config = NETWORK_DEFAULTS | read_json(folder / "config.json")
+    given = read_json(folder / "config.json")
+    check_fields(given, NETWORK, folder)
+    config = NETWORK_DEFAULTS | given
     with torch.device("meta"):
         network = SYSTEM.build(network_config(config))
     network.to_empty(device="cpu")
@@ -99,9 +102,11 @@ def load_decoder(directory: str | Path) -> FrameAutoencoder:
     See `load_stable_video_diffusion`.
     """
     folder = Path(directory)
-    if read_json(folder / "config.json").get("_class_name") == IMAGE_CLASS:
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") == IMAGE_CLASS:
         return load_autoencoder(folder)
-    autoencoder = temporal_autoencoder(read_json(folder / "config.json"))
+    check_fields(config, CLASS, folder)
+    autoencoder = temporal_autoencoder(config)
     load_mapped(autoencoder.vae, read_folder(folder), decoder_keys(), str(folder))
     return autoencoder.eval()
 
@@ -110,7 +115,7 @@ def network_config(config: Mapping[str, Any]) -> SVDConfig:
     """Translate the configuration of diffusers' `UNetSpatioTemporalConditionModel`.
 
     Raises:
-        WeightsError: Several transformer blocks per attention, or heads of several widths.
+        WeightsError: Several transformer blocks per attention, or heads or contexts of several widths.
     """
     config = NETWORK_DEFAULTS | dict(config)
     channels, heads = config["block_out_channels"], config["num_attention_heads"]
@@ -120,6 +125,10 @@ def network_config(config: Mapping[str, Any]) -> SVDConfig:
         raise WeightsError(
             f"{NETWORK} with transformer_layers_per_block={depth} is not built in; published ones have 1."
         )
+    context = config["cross_attention_dim"]
+    contexts = {context} if isinstance(context, int) else set(context)
+    if len(contexts) != 1:
+        raise WeightsError(f"{NETWORK} with cross_attention_dim={context} is not built in; published ones have 1024.")
     widths = {width // number for width, number in zip(channels, heads, strict=True)}
     if len(widths) != 1:
         raise WeightsError(
@@ -128,7 +137,7 @@ def network_config(config: Mapping[str, Any]) -> SVDConfig:
     kept = ("in_channels", "out_channels", "layers_per_block", "projection_class_embeddings_input_dim")
     image = {name: config[name] for name in kept} | {
         "block_out_channels": tuple(channels),
-        "cross_attention_dim": config["cross_attention_dim"],
+        "cross_attention_dim": contexts.pop(),
         "attention_head_dim": tuple(heads),
         "sample_size": config.get("sample_size"),
         "use_linear_projection": True,
@@ -232,7 +241,10 @@ def _write_part(
 def _settings(
     folder: Path, config: Mapping[str, Any], autoencoder: FrameAutoencoder, scheduler: dict[str, Any]
 ) -> ImageToVideoSettings:
-    """Return how a model wants to be used; for a folder of diffusers, what its configurations and the paper say."""
+    """Return how a model wants to be used; a folder of diffusers as its pipeline samples it without arguments.
+
+    That is 25 steps and guidance from 1 to 3, which differs from the authors' own (`SYSTEM.settled`).
+    """
     if (folder / SETTINGS_NAME).is_file():
         ours = read_json(folder / SETTINGS_NAME)
         allowed = {f.name for f in fields(ImageToVideoSettings)}
@@ -247,7 +259,6 @@ def _settings(
         height=576 if wide else edge,
         width=1024 if wide else edge,
         num_frames=config["num_frames"],
-        num_inference_steps=30 if config["num_frames"] == 25 else 25,  # sgm: scripts/sampling/configs/svd_xt.yaml
         wave_channels=config["addition_time_embed_dim"],
         licence=SYSTEM.card.weights_license if wide else "",
         scheduler=scheduler,

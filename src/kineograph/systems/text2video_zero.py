@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kineograph.diffusion.denoiser import Denoiser
     from kineograph.diffusion.levels import Levels
     from kineograph.diffusion.samplers import Step
+    from kineograph.diffusion.schedule import Schedule
     from kineograph.models.video_unet import VideoUNet
 
 PUBLISHED_STEPS = 50
@@ -40,8 +41,7 @@ CARD = Card(
     ),
     differs=(
         "Background smoothing takes masks from the caller: the authors' saliency model is not part of it.",
-        "The share of variance kept on the way back to the noisier level is the exact quotient of the two levels; the "
-        "authors multiply alphas shifted by one timestep of 1000.",
+        "The authors' demonstration adds words to every prompt (`model.py`, `added_prompt`); here it is as typed.",
     ),
 )
 
@@ -126,6 +126,7 @@ def sample(
     noise: Tensor,
     config: Text2VideoZeroConfig | None = None,
     *,
+    schedule: Schedule | None = None,
     masks: Tensor | None = None,
     still: Tensor | None = None,
     above: float = 0.0,
@@ -142,6 +143,7 @@ def sample(
         levels: From noise to data; variance-preserving.
         noise: Standard normal for the later frames, `(batch, frames - 1, channels, height, width)`.
         config: Motion and stages; None takes the published ones.
+        schedule: Process of the levels, to noise again as the authors do; None: by the quotient of the two levels.
         masks: Foreground, `(batch, frames, 1, height, width)`, for background smoothing; None leaves it out.
         still: Draft of the first frame, `(batch, 1, channels, height, width)`, that takes the noisiest steps; None:
             the denoiser takes all.
@@ -162,6 +164,8 @@ def sample(
     first = ddim(alone, x, levels.part(0, parted), callback=told) if parted else x
     later = ddim(alone, first, levels.part(parted, moved), callback=told)
     remaining = (levels.alpha[parted] / levels.alpha[moved]) ** 2
+    if schedule is not None:  # text_to_video_pipeline.py, `DDPM_forward`: the cleaner timestep's alpha counts
+        remaining = schedule.product_of_alphas(int(levels.t[moved]), int(levels.t[parted]))
     clip = torch.cat([first, moving_latents(later, noise.shape[1] + 1, config, remaining, noise)], dim=1)
     if masks is None:
         return ddim(together, clip, levels.part(parted, len(levels)), callback=told)

@@ -9,7 +9,7 @@ Read beside the authors' code at commit 11bcd76f, `lvdm/modules/networks/openaim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kineograph.systems.card import Card, Process, Sampling, System
@@ -35,9 +35,11 @@ CARD = Card(
         "Its image-to-video model also attends to 16 tokens of a picture, with keys and values of their own.",
         "Version 2 has no such codes but ModelScopeT2V's temporal convolutions and the frame rate as a condition.",
     ),
+    evidence="compared",
 )
 
 IMAGE = stable_diffusion_2(sample_size=(40, 64))  # configs/inference_t2v_512_v1.0.yaml
+IMAGE_1024 = stable_diffusion_2(sample_size=(72, 128), class_embed_type="timestep")  # inference_t2v_1024_v1.0.yaml
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def process(told_fps: bool, convolutions: bool) -> Process:
 PRESETS = {
     "v2": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}),
     "v1": VideoCrafterConfig(relative=16, convolutions=False),
+    "v1-1024": VideoCrafterConfig(image=IMAGE_1024, relative=16, convolutions=False),
     "i2v": VideoCrafterConfig(image=IMAGE | {"class_embed_type": "timestep"}, picture_tokens=16, fps=8),
     "tiny": VideoCrafterConfig(
         image=tiny_stable_diffusion_2(norm_num_groups=8),
@@ -151,37 +154,6 @@ def original_keys(image: Mapping[str, Any]) -> KeyMap:
     )
 
 
-def resampler_keys() -> KeyMap:
-    """Return the map between the authors' resampler (`image_proj_model.` removed) and `models.picture`'s.
-
-    Their `to_kv` holds keys, then values; `split_keys_values` takes it apart.
-    """
-    block = [("0.norm1.", "ln0."), ("0.norm2.", "ln1."), ("0.to_out.", "attn.to_out.0."), ("0.to_", "attn.to_")]
-    feed = [("1.0.", "ff.0."), ("1.1.", "ff.1.net.0.proj."), ("1.3.", "ff.1.net.2.")]
-    return KeyMap(pairs=nest([("layers.{n}.", "layers.{n}.")], [*block, *feed]), what="VideoCrafter resampler")
-
-
-def split_keys_values(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace each `to_kv` weight by its halves `to_k` and `to_v`."""
-    split = dict(tensors)
-    for name in [name for name in tensors if name.endswith("to_kv.weight")]:
-        keys, values = split.pop(name).chunk(2)
-        stem = name.removesuffix("kv.weight")
-        split |= {f"{stem}k.weight": keys, f"{stem}v.weight": values}
-    return split
-
-
-def join_keys_values(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Join each `to_k` and `to_v` weight to `to_kv`; the inverse of `split_keys_values`."""
-    import torch
-
-    joined = dict(tensors)
-    for name in [name for name in tensors if name.endswith("to_k.weight")]:
-        stem = name.removesuffix("k.weight")
-        joined[f"{stem}kv.weight"] = torch.cat([joined.pop(f"{stem}{part}.weight") for part in "kv"])
-    return joined
-
-
 def scale_table(data_scale: tuple[float, int], convolutions: bool) -> Any:
     """Return the table of factors in the authors' files, float32.
 
@@ -194,6 +166,15 @@ def scale_table(data_scale: tuple[float, int], convolutions: bool) -> Any:
     return torch.cat([torch.linspace(1, end, fall, dtype=torch.float64).float(), rest])
 
 
+def version_of(told_fps: bool, convolutions: bool, picture_tokens: int) -> str:
+    """Return the preset of a published network from what its layers are."""
+    if picture_tokens:
+        return "i2v"
+    return "v2" if convolutions else "v1-1024" if told_fps else "v1"
+
+
+SCRIPT = Sampling(guidance=12.0, fps=28, height=320, width=512, eta=1.0)  # scripts/run_text2video.sh
+
 SYSTEM = System(
     name="videocrafter",
     card=CARD,
@@ -202,5 +183,10 @@ SYSTEM = System(
     builder=build,
     key_maps={"original": original_keys},
     process=process(told_fps=True, convolutions=True),
-    sampling=Sampling(guidance=12.0, fps=28, height=320, width=512, eta=1.0),  # scripts/run_text2video.sh
+    sampling=SCRIPT,
+    variants={
+        "v1": (process(told_fps=False, convolutions=False), SCRIPT),
+        "v1-1024": (process(told_fps=True, convolutions=False), replace(SCRIPT, height=576, width=1024)),
+        "i2v": (process(told_fps=True, convolutions=True), replace(SCRIPT, fps=8)),  # scripts/run_image2video.sh
+    },
 )

@@ -21,13 +21,11 @@ CARD = Card(
     weights_license="CC-BY-NC-4.0",
     adds=(
         "ModelScopeT2V's layers, trained on 9,923 clips and 29,769 frames of 576x320 and 24 frames.",
-        "Offset noise of strength 0.1 in training, so that clips may be dark or bright as a whole.",
+        "Its authors trained with offset noise of strength 0.1, so that clips may be dark or bright as a whole.",
         "A second set of weights for 1024x576, used as video to video on the first one's clips.",
     ),
+    differs=("Training here draws no offset noise.",),
 )
-
-OFFSET_NOISE = 0.1
-"""Strength of the offset noise in training (the trainer's `offset_noise_strength`)."""
 
 
 def _sized(height: int, width: int) -> ModelScopeConfig:

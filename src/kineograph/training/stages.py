@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from kineograph.data.latents import LatentStore
+from kineograph.diffusion.scheduler_fields import EDM_V
 from kineograph.errors import InputError
 from kineograph.models.edm_conversion import take_numbers, tell_quarter_log
 from kineograph.models.image_encoder import ImageEncoder
 from kineograph.models.image_to_video import (
-    EDM_V,
     NUMBERS,
     Given,
     ImageToVideoModel,
