@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from safetensors import SafetensorError
 from tyro.conf import Positional, arg
 
 from kineograph.cli._output import emit, progress
@@ -68,6 +69,7 @@ def run(args):
     fault = {
         "input": InputError("Frames must be 1 to 64, given 0.\\nTry 16."),
         "full": OSError(errno.ENOSPC, "No space left on device", "/x/clip.mp4"),
+        "weights": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         "denied": PermissionError(errno.EACCES, "Permission denied", "/x"),
         "memory": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
         "defect": ZeroDivisionError("division by zero"),
@@ -210,6 +212,11 @@ def test_only_the_chosen_command_is_imported(program, monkeypatch):
             "full",
             2,
             "error: The disk is full: '/x/clip.mp4' could not be written. Free some space, or write to another disk.\n",
+        ),
+        (
+            "weights",
+            2,
+            "error: The disk is full: the weights could not be written. Free some space, or write to another disk.\n",
         ),
         (
             "denied",

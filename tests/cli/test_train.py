@@ -101,6 +101,8 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     export = ("--resume", "--export", "--image-share", 0.3, "--noise", "mixed")
     assert run(*stage, "--max-train-steps", 3, *options[2:], *export, "--train-batch-size", 3) == 2
     assert "--train-batch-size is 3 and was 2" in capsys.readouterr().err
+    assert run(*stage, "--max-train-steps", 3, *options[2:], *export, "--preset", "tiny") == 2
+    assert "--preset is tiny and was published" in capsys.readouterr().err
     shutil.rmtree(video / "model")
     checkpoint = video / "checkpoints" / "step-00000003"
     sample = ("generate", "a red circle", "--model", checkpoint, "-o", tmp_path / "s.mp4", "--steps", 2)
@@ -111,6 +113,13 @@ def test_three_stages_end_in_a_model_that_generates(data, tmp_path, monkeypatch,
     by_model = ("generate", "a red circle", "--model", video / "model", "-o", tmp_path / "m.mp4", "--steps", 2)
     assert main([str(word) for word in by_model]) == 0
     assert torch.equal(Video.read(tmp_path / "s.mp4").frames, Video.read(tmp_path / "m.mp4").frames)
+
+
+def test_a_stopped_run_as_base_is_said(tmp_path, capsys):
+    (tmp_path / "stopped" / "checkpoints").mkdir(parents=True)
+    words = ("latent-image", "--base", tmp_path / "stopped", "--data", tmp_path, "--output-dir", tmp_path / "run")
+    assert run(*words) == 2
+    assert "has no model yet: finish it, or add --resume --export" in capsys.readouterr().err
 
 
 def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):

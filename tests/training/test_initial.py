@@ -6,6 +6,7 @@ from tiny_models import tiny_text
 
 from kineograph.errors import KineographError, WeightsError
 from kineograph.models.autoencoder import build_autoencoder
+from kineograph.training import checkpoint
 from kineograph.training.autoencoder import AutoencoderTask
 from kineograph.training.config import TrainConfig
 from kineograph.training.initial import start_from
@@ -106,3 +107,23 @@ def test_a_decoder_takes_that_of_a_model(tmp_path):
     for name, parameter in task.network.named_parameters():
         if parameter.requires_grad:
             assert torch.equal(parameter, trained.network.state_dict()[name]), name
+
+
+def test_a_task_starts_from_one_checkpoint_of_a_run(tmp_path, capsys):
+    settings = TrainConfig(output_dir=tmp_path, max_train_steps=2, checkpointing_steps=1, mixed_precision="no")
+    trained = tiny_diffusion_task()
+    trained.export, trained.preview, trained.validate = lambda _: None, lambda _: None, dict
+    trainer = Trainer(trained, settings)
+    trainer.run()
+    first, second = checkpoint.checkpoints(tmp_path)
+    task = tiny_diffusion_task()
+    start_from(task, second)
+    own = dict(task.network.named_parameters())
+    assert all(torch.equal(own[name], value) for name, value in trainer.ema.shadow.items())
+    (second / "ema.safetensors").write_bytes(b"")
+    start_from(task, tmp_path)
+    averaged = checkpoint.load(first, "ema")
+    assert all(torch.equal(own[name], value) for name, value in averaged.items())
+    assert "ema.safetensors' is empty" in capsys.readouterr().err
+    with pytest.raises(WeightsError, match="ema.safetensors' is empty"):
+        start_from(task, second)

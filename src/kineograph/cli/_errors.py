@@ -57,6 +57,8 @@ def explained(error: BaseException) -> str | None:
     """Return the paragraph for an error that the user can mend, or None for a defect."""
     if isinstance(error, KineographError):
         return str(error)
+    if _filled_the_disk(error):
+        return "The disk is full: the weights could not be written. Free some space, or write to another disk."
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"The disk is full: {_where(error)} could not be written. Free some space, or write to another disk."
     if isinstance(error, _PATH_ERRORS) and error.filename is not None:
@@ -67,6 +69,11 @@ def explained(error: BaseException) -> str | None:
             "`kineograph doctor` shows how much memory there is."
         )
     return None
+
+
+def _filled_the_disk(error: BaseException) -> bool:
+    """Tell the error of safetensors' Rust side for a full disk, which has no number, from its other ones."""
+    return type(error).__name__ == "SafetensorError" and any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:

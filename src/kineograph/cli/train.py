@@ -280,10 +280,16 @@ def _changed(config: Any, args: Args, *names: str) -> Any:
 
 
 def _part(base: Path | None, name: str) -> Path:
-    """Return a part of a run directory, model folder or bundled model: a run holds its model in `model/`."""
+    """Return a part of a run directory, model folder or bundled model: a run holds its model in `model/`.
+
+    Raises:
+        InputError: The run was stopped before it had one.
+    """
     from kineograph.sampling.places import bundled, find
 
     assert base is not None
+    if name and (base / "checkpoints").is_dir() and not (base / "model").is_dir():
+        raise InputError(f"The run '{base}' has no model yet: finish it, or add --resume --export to its command.")
     folder = base / "model" if (base / "model").is_dir() else find(base) if str(base) in bundled() else base
     return folder / name if name and (folder / name).is_dir() else folder
 

@@ -329,7 +329,7 @@ class ImageToVideoTask(Told):
 
     def facts(self) -> dict[str, Any]:
         """Return data, stage and kind of training, by flag."""
-        own = {"num-frames": self.num_frames, "preset": self.source.given, "held-out": self.held_out}
+        own = {"num-frames": self.num_frames, "stage": self.source.given, "held-out": self.held_out}
         own |= {"caption-dropout": self.dropout, "base": autoencoder_print(self.source.model)}
         return {**self.store.frames.facts(), **own}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kineograph.errors import InputError
+from kineograph.checkpoints.run import is_run_checkpoint
+from kineograph.errors import InputError, WeightsError
 from kineograph.models.autoencoder import Decoder, FrameAutoencoder, load_autoencoder
 from kineograph.models.draft import DraftNetwork
 from kineograph.models.latent_video import LatentVideoModel
@@ -18,19 +20,19 @@ from kineograph.training.parameters import constants, load_weights, trainable
 
 
 def start_from(task: Any, place: Path) -> None:
-    """Copy weights into a task: of another run's newest checkpoint (averaged, if it has averages), or of a model.
+    """Copy weights into a task: of a checkpoint (averaged, if it has averages), a run's newest one, or of a model.
 
     Args:
         task: What is to be trained.
-        place: A run directory, a model folder or the name of a bundled model.
+        place: A run directory, one of its checkpoints, a model folder or the name of a bundled model.
 
     Raises:
         InputError: There is neither a run nor a model.
         WeightsError: The weights do not fit.
     """
     where, own, fixed = place, trainable(task.network), constants(task.network)
-    if checkpoint.checkpoints(place):
-        where = checkpoint.latest(place)
+    if is_run_checkpoint(place) or checkpoint.checkpoints(place):
+        where = _checked(place) if is_run_checkpoint(place) else checkpoint.latest(place, _say)
         weights = checkpoint.load(where, "ema") or checkpoint.load(where, "weights")
         stored = checkpoint.load(where, "constants")
     else:
@@ -39,6 +41,21 @@ def start_from(task: Any, place: Path) -> None:
         stored = {name: found[name] for name in fixed if name in found}
     load_weights(own, weights, str(where))
     load_weights({name: fixed[name] for name in fixed if name in stored}, stored, str(where))
+
+
+def _checked(place: Path) -> Path:
+    """Return a checkpoint that is whole.
+
+    Raises:
+        WeightsError: It is not; the message names the file.
+    """
+    if (trouble := checkpoint.damage(place)) is not None:
+        raise WeightsError(f"The checkpoint is damaged: {trouble}.")
+    return place
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _weights_of_model(network: Any, place: Path) -> dict[str, torch.Tensor]:

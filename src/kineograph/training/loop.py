@@ -380,7 +380,7 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """Return what a resumed run is compared by."""
-        facts = dict(self.task.facts()) | {"optimizer": type(self.optimizer).__name__}
+        facts = {**self.task.made, **self.task.facts(), "optimizer": type(self.optimizer).__name__}
         if base := fingerprint(frozen(self.task.network)):
             facts["base"] = ", ".join([*([facts["base"]] if "base" in facts else []), f"frozen weights {base}"])
         return settings(self.config.to_dict(), facts)

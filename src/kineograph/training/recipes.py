@@ -174,6 +174,7 @@ def autoencoder_task(
     frames = data.store(progress)
     task = AutoencoderTask(network, frames, data.validated(frames), decoder_only=base is not None)
     task.notes = about_data(task.store, task.held_out)
+    task.made = {name.replace("_", "-"): value for name, value in fresh.items()} if base is None else {}
     return task
 
 
@@ -200,7 +201,7 @@ def latent_image_task(
     )
     settings = Settings(name="latent-image", height=data.size, width=data.size, fps=data.sample_fps, num_frames=1)
     model = LatentVideoModel(VideoUNet(tuned(unet)), vae, text, settings)
-    return _diffusion_task(
+    task = _diffusion_task(
         model,
         data,
         progress,
@@ -208,6 +209,8 @@ def latent_image_task(
         caption_dropout=config.caption_dropout,
         timestep_shift=config.timestep_shift,
     )
+    task.made = {"channels": config.channels}
+    return task
 
 
 def draft_task(data: DataConfig, config: DraftConfig, base: Path, progress: Progress | None = None) -> DraftTask:
@@ -368,8 +371,15 @@ def latent_video_task(
         image_share=config.image_share,
         timestep_shift=config.timestep_shift,
     )
-    task.notes = [*task.notes, about]
+    task.notes, task.made = [*task.notes, about], made_of(chosen, config)
     return task
+
+
+def made_of(system: System, config: VideoConfig) -> dict[str, Any]:
+    """Return the flags that say which layers a system's task has and which of them train."""
+    preset = "" if config.keep_temporal else config.preset or next(iter(system.presets))
+    own = {"preset": preset, "set": sorted(config.set), "keep-temporal": config.keep_temporal}
+    return {**own, "train-all": config.train_all}
 
 
 def resolved_video(system: str, config: VideoConfig) -> VideoConfig:

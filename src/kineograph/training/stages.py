@@ -37,7 +37,7 @@ from kineograph.training.captions import CaptionTokens
 from kineograph.training.data import DataConfig, encoded
 from kineograph.training.image_to_video import BetweenFrames, FromPicture, FromText, ImageToVideoTask, Source
 from kineograph.training.opening import about_data
-from kineograph.training.recipes import VideoConfig, called, image_network, overridden, tuned
+from kineograph.training.recipes import VideoConfig, called, image_network, made_of, overridden, tuned
 from kineograph.training.task import Progress
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def stage_task(
     )
     captioned = stage.given == "text"
     about = about_data(store.frames, task.held_out, num_frames=frames, captions=captioned)
-    task.notes = [*about, _about_base(parts, base)]
+    task.notes, task.made = [*about, _about_base(parts, base)], made_of(system, config)
     return task
 
 

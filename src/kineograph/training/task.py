@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class Task(Protocol):
     """Attribute of the model that `export` writes and `network` is, or holds under that name; empty: no such model."""
     notes: Sequence[str]
     """What the data and the base give, a line each; the first thing that a run says."""
+    made: Mapping[str, Any]
+    """Flags that built the task beyond its `facts`; a run keeps these as well."""
     progress: Progress | None
     """Told how far `validate` and `preview` are."""
 
@@ -56,6 +59,7 @@ class Told:
 
     part: str = ""
     notes: Sequence[str] = ()
+    made: Mapping[str, Any] = MappingProxyType({})
     progress: Progress | None = None
 
 
