@@ -459,12 +459,14 @@ def test_lost_packets_of_a_transport_stream_are_a_hole(tmp_path, at):
     assert [pts for pts, check in zip(found.pts, found.checks, strict=True) if known[pts] != check] == []
 
 
-@pytest.mark.parametrize("name", ["late.mkv", "late.webm", "late.mp4", "late.ts"])
+@pytest.mark.parametrize("name", ["late.mkv", "late.webm", "late.mp4", "late.ts", "late.flv", "late.wmv", "late.mov"])
 def test_films_that_begin_late_are_whole(tmp_path, name):
-    """At 7.5 s; Matroska counts its length from 0."""
+    """At 7.5 s; Matroska and ASF count their length from 0."""
     codec = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
-    stamps = [round(7500 + i * 1000 / 24) for i in range(48)]
-    path = write(tmp_path / name, shot(2, 48), pts=stamps, time_base=Fraction(1, 1000), **codec)
+    stamps, unit = [round(7500 + i * 1000 / 24) for i in range(48)], Fraction(1, 1000)
+    if name.endswith("wmv"):
+        codec, stamps, unit = {"codec": "mpeg4"}, [180 + i for i in range(48)], Fraction(1, 24)
+    path = write(tmp_path / name, shot(2, 48), pts=stamps, time_base=unit, **codec)
     assert (analyse(str(path))[1].status, len(analyse(str(path))[1].pts)) == ("ok", 48)
 
 

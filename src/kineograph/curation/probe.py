@@ -200,16 +200,20 @@ def examine(container: Any, limits: Limits) -> tuple[Any, Probe]:
 def _promised_seconds(container: Any, stream: Any) -> float | None:
     """Return the header's length of the video; a whole container's length only where nothing else is in it.
 
-    A container's length may count from 0 although its film begins later (Matroska as FFmpeg writes it), or from the
-    film's beginning (as mkvmerge writes it); the smaller one is promised either way.
+    A length may count from 0 although its film begins later (ASF; Matroska as FFmpeg writes it), or from the film's
+    beginning (Matroska as mkvmerge writes it); the smaller one is promised either way.
     """
+    late = max(float((stream.start_time or 0) * stream.time_base), 0.0)
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        seconds = float(stream.duration * stream.time_base)
+        return _after(seconds, late) if container.format.name == "asf" else seconds
     if container.duration and len(container.streams) == 1:
-        late = max(float((stream.start_time or 0) * stream.time_base), 0.0)
-        seconds = container.duration / 1e6
-        return seconds - late if late < seconds else seconds
+        return _after(container.duration / 1e6, late)
     return None
+
+
+def _after(seconds: float, late: float) -> float:
+    return seconds - late if late < seconds else seconds
 
 
 def _check(facts: Probe, limits: Limits) -> None:
