@@ -63,7 +63,8 @@ def known(path: Path | None, name: str, system: str = "") -> Known:
 
 
 def _of_folder(folder: Path) -> Known:
-    own = _table(folder / INDEX).get("kineograph", {})
+    index = _table(folder / INDEX)
+    own, kind = index.get("kineograph", {}), str(index.get("_class_name", ""))
     steps = _table(folder / "scheduler" / "scheduler_config.json").get("num_train_timesteps")
     return Known(
         name=str(own.get("name", folder.name)) if isinstance(own, dict) else folder.name,
@@ -71,7 +72,7 @@ def _of_folder(folder: Path) -> Known:
         factor=factor_of(folder / "vae"),
         num_timesteps=steps if isinstance(steps, int) else wishes.MOST_STEPS,
         draft=(folder / "draft").is_dir() if own else None,
-        starts="both" if (folder / RESAMPLER).is_dir() else STARTS.get(_table(folder / INDEX).get("_class_name", "")),
+        starts="both" if (folder / RESAMPLER).is_dir() else STARTS.get(kind),
     )
 
 
