@@ -1,7 +1,10 @@
 """Checkpoints: every byte is verified, the newest whole one is taken, and one is whole at any moment."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -273,8 +276,11 @@ def test_the_model_comes_first_and_what_is_done_is_not_repeated(tmp_path, capsys
         return made
 
     first = trainer()
-    first.task.validate = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-    assert first.run().stopped == "signal SIGINT"
+    first.task.validate = lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9)
+    assert first.run().stopped == "signal SIGTERM"
+    second = trainer(resume=True)
+    second.task.validate = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    assert second.run().stopped == "signal SIGINT"
     assert did == ["model"]
     assert "--resume does the rest" in capsys.readouterr().err
     result = trainer(resume=True).run()

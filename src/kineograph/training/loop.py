@@ -317,13 +317,14 @@ class Trainer:
             )
             return RunResult(self.step, self.loss, FINISHED_BEFORE, ending.done.get("validation") or {})
         try:
-            for name, work in left.items():
-                value = work()
-                if self.accelerator.is_main_process:
-                    ending.note(name, value)
+            with self._signals(at_once=True):
+                for name, work in left.items():
+                    value = work()
+                    if self.accelerator.is_main_process:
+                        ending.note(name, value)
         except KeyboardInterrupt:
+            self.stop_reason = self.stop_reason or f"signal {signal.SIGINT.name}"
             self.log.say(f"Interrupted. Done: {', '.join(ending.done) or 'nothing yet'}; --resume does the rest.")
-            self.stop_reason = f"signal {signal.SIGINT.name}"
         return RunResult(self.step, self.loss, self.stop_reason or "finished", ending.done.get("validation") or {})
 
     def _left(self, ending: Ending) -> dict[str, Callable[[], Any]]:
@@ -412,11 +413,13 @@ class Trainer:
         self.loss = float("nan") if state.get("loss") is None else float(state["loss"])
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT end the run after the current step."""
+    def _signals(self, at_once: bool = False) -> Iterator[None]:
+        """Let SIGTERM and SIGINT end the run after the current step, or what is done here at once."""
 
         def ask(number: int, _frame: object) -> None:
             self.stop_reason = f"signal {signal.Signals(number).name}"
+            if at_once:
+                raise KeyboardInterrupt
 
         if threading.current_thread() is not threading.main_thread():
             yield
