@@ -115,6 +115,13 @@ def test_frames_and_guidance_are_those_of_the_authors_configurations(file, capsy
     assert ("--preset published or --preset xt" in said) == (preset == "")
 
 
+def test_a_file_written_here_says_which_it_is(file, tmp_path, capsys):
+    convert(file, tmp_path / "clips.safetensors", "original", preset="xt")
+    capsys.readouterr()
+    assert kg.load(tmp_path / "clips.safetensors", device="cpu").settings.num_frames == 25
+    assert "--preset" not in capsys.readouterr().err
+
+
 def test_a_preset_that_is_none_is_refused(file):
     with pytest.raises(WeightsError, match=r"Known: published, xt"):
         kg.load(file, preset="interpolation", device="cpu")

@@ -34,6 +34,7 @@ def test_every_argument_of_the_class_is_known(name):
         ),
         ("MotionAdapter", {"motion_mid_block_layers_per_block": 2}, "motion_mid_block_layers_per_block=2"),
         ("UNetSpatioTemporalConditionModel", {"num_framse": 14}, "did you mean 'num_frames'"),
+        ("SparseControlNetModel", {"global_pool_conditions": True}, "global_pool_conditions=True; only False"),
         ("AutoencoderKL", {"latents_mean": [0.1] * 4}, "latents_mean"),
         ("AutoencoderKLTemporalDecoder", {"act_fn": "gelu"}, "act_fn"),
     ],

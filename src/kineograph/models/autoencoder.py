@@ -232,5 +232,7 @@ def load_autoencoder(directory: str | Path) -> FrameAutoencoder:
         raise WeightsError(f"'{file}' is not valid: {error}.") from error
     if options:
         raise unknown("autoencoder option", next(iter(options)), ("patch", "shortcut"), WeightsError)
-    check_fields(read_json(Path(directory) / "config.json"), "AutoencoderKL", directory)
+    config = Path(directory) / "config.json"
+    if config.is_file():  # what is missing is named where the weights are read
+        check_fields(read_json(config), "AutoencoderKL", directory)
     return FrameAutoencoder(load_diffusers(AutoencoderKL, directory), patch, shortcut).eval()

@@ -44,6 +44,14 @@ READ: Mapping[str, tuple[str, ...]] = {
         *("use_post_quant_conv", "mid_block_add_attention"),
     ),
     "AutoencoderKLTemporalDecoder": _AUTOENCODER,
+    "SparseControlNetModel": (
+        *("in_channels", "conditioning_channels", "flip_sin_to_cos", "freq_shift", "only_cross_attention", "act_fn"),
+        *("down_block_types", "block_out_channels", "layers_per_block", "downsample_padding", "mid_block_scale_factor"),
+        *("norm_num_groups", "norm_eps", "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim"),
+        *("use_linear_projection", "upcast_attention", "resnet_time_scale_shift", "motion_max_seq_length"),
+        *("conditioning_embedding_out_channels", "controlnet_conditioning_channel_order", "concat_conditioning_mask"),
+        *("motion_num_attention_heads", "use_simplified_condition_embedding"),
+    ),
 }
 """What is read of each class of diffusers."""
 
@@ -59,6 +67,11 @@ FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     },
     "MotionAdapter": {"motion_mid_block_layers_per_block": (1,)},
     "AutoencoderKL": {"latents_mean": (None,), "latents_std": (None,)},
+    "SparseControlNetModel": {
+        "temporal_transformer_layers_per_block": (1,),
+        "num_attention_heads": (None,),
+        "global_pool_conditions": (False,),
+    },
 }
 """What is built in with these values only."""
 
@@ -68,6 +81,7 @@ AS: Mapping[str, Mapping[str, str]] = {
         "transformer_layers_per_mid_block": "transformer_layers_per_block",
     },
     "MotionAdapter": {"motion_transformer_layers_per_mid_block": "motion_transformer_layers_per_block"},
+    "SparseControlNetModel": {"transformer_layers_per_mid_block": "transformer_layers_per_block"},
 }
 """What is built in with the value of another field, or its last, or none."""
 MIDDLE = ("temporal_transformer_layers_per_mid_block", "motion_transformer_layers_per_mid_block")

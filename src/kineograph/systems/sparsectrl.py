@@ -122,6 +122,7 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     Raises:
         WeightsError: A file is missing or damaged, or the configuration or a key does not fit.
     """
+    from kineograph.models.config_fields import check_fields
     from kineograph.models.weights import read_folder, read_json
     from kineograph.systems.key_loading import load_mapped
 
@@ -131,6 +132,7 @@ def load_sparsectrl(directory: str | Path, *, motion_norm: Literal["frame", "cli
     config = read_json(folder / "config.json")
     if config.get("_class_name") != "SparseControlNetModel":
         raise WeightsError(f"'{folder}' holds a {config.get('_class_name')}, not a SparseControlNetModel.")
+    check_fields(config, "SparseControlNetModel", folder)
     control = build(_config_of(config, motion_norm)).eval()
     keys = diffusers_keys(control.control.config, config["motion_max_seq_length"])
     tensors = read_folder(folder)
