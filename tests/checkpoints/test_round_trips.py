@@ -57,7 +57,7 @@ EMA = {"model_ema.decay": torch.tensor(0.9999), "model_ema.diffusion_modeloutbia
 FILES = {
     "modelscope": (lambda pipe, xl: network_file("modelscope", modelscope_network()), ("kineograph",)),
     "lavie": (
-        lambda pipe, xl: other(network_file("lavie", system_network("lavie", "published")), "rotary_emb.freqs"),
+        lambda pipe, xl: network_file("lavie", system_network("lavie", "published")),
         ("kineograph",),
     ),
     "videocrafter": (
@@ -78,9 +78,11 @@ ON_A_BASE = ("modelscope", "lavie", "v1", "v2")
 
 def in_mixed_types(tensors):
     """Halve the precision of most weights."""
-    return {
-        k: v.half() if v.is_floating_point() and n % 5 else v.contiguous() for n, (k, v) in enumerate(tensors.items())
-    }
+    whole = {
+        key for key, v in tensors.items() if not v.is_floating_point() or key.endswith("freqs")
+    }  # one set of rates
+    halved = {k: v.half() if n % 5 and k not in whole else v for n, (k, v) in enumerate(tensors.items())}
+    return {key: value.contiguous() for key, value in halved.items()}
 
 
 def exact(found, wanted):
