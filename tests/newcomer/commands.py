@@ -30,7 +30,7 @@ FILES = (".ckpt", ".safetensors", "-xt", "-1.7b/", "FOLDER_OR_FILE", "PATH")
 
 SHORT = {
     "generate": {"--steps": "2"},
-    "train": {"--max-train-steps": "1", "--train-batch-size": "2", "--max-validation-clips": "1"},
+    "train": {"--max-train-steps": "1", "--train-batch-size": "2"},
     "bench": {"--quick": None, "--parts": "startup"},
 }
 """What a test adds to a verb, or puts in place of a value, so that a command takes seconds."""
@@ -40,10 +40,15 @@ SMALL = {"--height": "64", "--width": "64", "--num-frames": "4"}
 """What a published model is asked for besides, whose stand-in has published settings and tiny weights."""
 
 
+MORE = {"kineograph convert mm_sd_v15_v2.ckpt": ["--base", "realistic.safetensors"]}
+"""What a stand-in must be told, where the published file is known by its size."""
+
+
 def short(command: str) -> list[str]:
     """Return the words of a `kineograph` command, with less work for the same code."""
     words = shlex.split(command)[1:]
     published = words[0] == "generate" and any(word.endswith(FILES) for word in words)
+    words += next((more for start, more in MORE.items() if command.startswith(start)), [])
     for flag, value in {**SHORT.get(words[0], {}), **(SMALL if published else {})}.items():
         words = replaced(words, flag, value)
     return words

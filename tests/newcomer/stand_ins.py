@@ -45,6 +45,21 @@ def film(file: Path, seed: int = 0) -> None:
     Video.from_uint8(np.concatenate([pan(2 * seed), pan(2 * seed + 1)]), fps=24).save(file)
 
 
+def curated(folder: Path) -> None:
+    """Curate two films."""
+    from kineograph.cli import main
+
+    films(folder.with_name("films"))
+    assert main(["curate", str(folder.with_name("films")), "-o", str(folder)]) == 0
+
+
+def many(folder: Path) -> None:
+    """Write a data set as large as the training of a metric's network asks for."""
+    from kineograph.data.synthetic import write_synthetic
+
+    write_synthetic(folder, count=110, seed=0, num_frames=42, size=32, fps=8)
+
+
 def clips(folder: Path, count: int = 4) -> None:
     """Write clips of sixteen frames."""
     folder.mkdir(parents=True)
@@ -152,7 +167,7 @@ NEEDED: Mapping[str, Mapping[str, Make]] = {
     "docs/curation/exporting.md": {"results_2M_val.csv": list_of_webvid, "videos": films},
     "docs/curation/index.md": {"raw": films, "FILM": film},
     "docs/curation/study.md": {
-        "raw": films,
+        "dataset": curated,
         "clips/0": clips,
         "clips/25": clips,
         "clips/50": clips,
@@ -164,7 +179,7 @@ NEEDED: Mapping[str, Mapping[str, Make]] = {
         "generated": clips,
         "real": clips,
         "i3d_pretrained_400.pt": i3d_file,
-        "DATASET": shapes,
+        "DATASET": many,
     },
     "docs/own-films.md": {"raw": films, "made": clips},
     "docs/systems/animatediff.md": {"emoji": shapes},

@@ -114,7 +114,7 @@ def _from_file(path: Path, quick_gelu: bool) -> Any:
     state = {k.removeprefix("module."): v for k, v in state.items()}
     if "visual.conv1.weight" not in state:
         raise WeightsError(f"{path} is not a CLIP ViT in OpenAI's layout: no 'visual.conv1.weight'.")
-    return fill(CLIPModel(_config(state, quick_gelu)), to_transformers(state), path)
+    return fill(CLIPModel(_config(state, quick_gelu)), to_transformers(state, str(path)), path)
 
 
 def _config(state: dict[str, Tensor], quick_gelu: bool) -> Any:
@@ -135,13 +135,16 @@ def _config(state: dict[str, Tensor], quick_gelu: bool) -> Any:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=shared["projection_dim"])
 
 
-def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Map OpenAI's names to those of transformers' CLIPModel."""
+def to_transformers(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Map OpenAI's names to those of transformers' CLIPModel; errors name the file `where`."""
     kept = {key: value.float() for key, value in state.items() if not key.endswith(BOOKKEEPING)}
     scale = {key: kept.pop(key) for key in ("logit_scale",) if key in kept}
-    text = projected_text_to_ours({key: value for key, value in kept.items() if not key.startswith("visual.")})
+    words = {key: value for key, value in kept.items() if not key.startswith("visual.")}
+    text = projected_text_to_ours(words, where)
     projection = {"text_projection.weight": text.pop("text_projection.weight")}
-    towers = image_to_ours(part(kept, "visual.")) | {f"text_model.{key}": value for key, value in text.items()}
+    towers = image_to_ours(part(kept, "visual."), where, "visual.") | {
+        f"text_model.{key}": value for key, value in text.items()
+    }
     return {**towers, **projection, **scale}
 
 
