@@ -47,7 +47,7 @@ def test_what_says_its_version_needs_no_preset(pipelines, tmp_path):
     ("version", "preset", "said"),
     [
         ("v1", "v3", "not AnimateDiff's version v3, which tells 32 frames apart"),
-        ("v2", "v3", "it has module in the middle block"),
+        ("v2", "v3", "it has a module in the middle block"),
         ("v3", "v2", "it has no module in the middle block"),
         ("v3", "v4", "Known: sdxl, v1, v2, v3"),
         ("v3", "sdxl", "not of Stable Diffusion XL's kind"),

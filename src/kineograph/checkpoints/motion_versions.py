@@ -72,7 +72,7 @@ def _checked(where: Path, frames: int | None, middle: bool, preset: str) -> str:
             f"(.pe) are for {frames}. Leave --preset out."
         )
     if middle != own.middle:
-        has, wants = ("has" if middle else "has no", "one" if own.middle else "none")
+        has, wants = ("has a" if middle else "has no", "one" if own.middle else "none")
         raise WeightsError(
             f"'{where}' is not AnimateDiff's version {preset}: it {has} module in the middle block, where the version "
             f"has {wants}."
