@@ -5,7 +5,7 @@ from tiny_svd import perturbed, tiny_pipeline
 
 from kineograph.models.image_encoder import ImageEncoder
 from kineograph.models.picture import PictureTokens, build_resampler
-from kineograph.systems.videocrafter import resampler_keys, split_keys_values
+from kineograph.systems.resampler_keys import resampler_keys, split_keys_values
 
 
 def tokens():
