@@ -22,8 +22,8 @@ torch.set_num_threads(1)
 def pytest_configure(config):
     """Write down which tests ask for bfloat16; `make test-bf16` gives them the other answer."""
     if record := os.environ.get("KINEOGRAPH_BF16_ASKED"):
-        answer = devices._bf16_switch
-        devices._bf16_switch = lambda: _noted(Path(record)) or answer()
+        answer, file = devices._bf16_switch, Path(record).resolve()  # tests change the working directory
+        devices._bf16_switch = lambda: _noted(file) or answer()
 
 
 def _noted(record: Path) -> None:
