@@ -116,7 +116,7 @@ def films(raw: Path) -> Path:
 
 def run(numbers: dict[str, Any]) -> str:
     """What the command prints."""
-    lines = ["$ kineograph curate raw -o dataset", *numbers["summary"]]
+    lines = ["$ kineograph curate raw -o bunny", *numbers["summary"]]
     return "\n".join(f"    {line}" for line in lines)
 
 
@@ -152,7 +152,7 @@ def text(numbers: dict[str, Any]) -> str:
 
 def selection(numbers: dict[str, Any]) -> str:
     """What two rules keep."""
-    command = f"$ kineograph curate select dataset {' '.join(chr(34) + rule + chr(34) for rule in RULES)}"
+    command = f"$ kineograph curate select bunny {' '.join(chr(34) + rule + chr(34) for rule in RULES)}"
     return "\n".join(f"    {line}" for line in (command, *numbers["selection"]))
 
 

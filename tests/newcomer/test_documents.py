@@ -22,7 +22,10 @@ ELSEWHERE = {
 """Commands that are run in another place: they ask a person, need a registry, or are tests themselves."""
 
 
-REFUSED = {r"kineograph evaluate .* --protocol fvd2048": "needs 2048 generated clips, given 4"}
+REFUSED = {
+    r"kineograph evaluate .* --protocol fvd2048": "needs 2048 generated clips, given 4",
+    r"kineograph curate vote study/$": "holds no vote that counts",
+}
 """Commands that want more than a test can give, and what they say then."""
 
 
