@@ -42,7 +42,9 @@ def films(folder: Path) -> None:
 
 def film(file: Path, seed: int = 0) -> None:
     """Write a film of two shots of three seconds."""
-    Video.from_uint8(np.concatenate([pan(2 * seed), pan(2 * seed + 1)]), fps=24).save(file)
+    written = file.with_suffix(".mp4")  # a name without an ending would be a folder of pictures
+    Video.from_uint8(np.concatenate([pan(2 * seed), pan(2 * seed + 1)]), fps=24).save(written)
+    written.rename(file)
 
 
 def curated(folder: Path) -> None:
