@@ -59,7 +59,7 @@ def many(folder: Path) -> None:
     """Write a data set as large as the training of a metric's network asks for."""
     from kineograph.data.synthetic import write_synthetic
 
-    write_synthetic(folder, count=110, seed=0, num_frames=42, size=32, fps=8)
+    write_synthetic(folder, count=300, seed=0, num_frames=42, size=32, fps=8)
 
 
 def clips(folder: Path, count: int = 4) -> None:
