@@ -89,7 +89,7 @@ class VideoUNet(nn.Module):
             frame_mask: Which frames see which in every attention over frames: bool, True where the row's frame may look
                 at the column's, or what is added to the logits; `(frames, frames)` or `(batch, frames, frames)` without
                 the images. The lower triangle is causal, the diagonal leaves each frame to itself (GenTron's
-                motion-free mode; Chen et al. 2023, arXiv:2312.04557, section 3.3).
+                motion-free mode; Chen et al. 2023, arXiv:2312.04557).
             class_labels: Class or noise level `(batch, ...)`, for networks that take one.
             added_conditions: diffusers' `added_cond_kwargs`, each `(batch, ...)`; Stable Diffusion XL has
                 `text_embeds` and `time_ids`.

@@ -24,8 +24,8 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function of single tokens to `(..., channels)`, in pieces where that is faster.
 
     That is on a processor, without gradients, and not in bfloat16 hardware: its products are fast and every one first
-    reorders the weights, so that more and smaller ones lose. There the feed-forward networks of ModelScopeT2V at its
-    published size took 3.2 s a step in pieces and 2.1 s whole (AVX512-bf16, 2 cores, 16 frames of 32x32).
+    reorders the weights, so that more and smaller ones lose. On two AVX512-bf16 cores the feed-forward
+    networks of ModelScopeT2V at its published size were reported to take 3.2 s a step in pieces and 2.1 s whole.
     """
     if not _in_pieces(x):
         return function(x)
